@@ -1,0 +1,1 @@
+"""WebDataset shards with a Parquet index: write, check, order, read."""

@@ -1,0 +1,1 @@
+"""Few-shot learning in plain PyTorch: methods, losses, backbones, evaluation."""

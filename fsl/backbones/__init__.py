@@ -1,0 +1,81 @@
+"""Backbones by name; `build_backbone(config, images)` makes one.
+
+Every backbone maps images (n, C, H, W) to features (n, D). Those that keep patches apart derive
+from `TokenBackbone`: class token, patch tokens, grid, masked-patch embedding and the attention
+of the class token in the last block.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar, NamedTuple
+
+from torch import Tensor, nn
+
+from fsl.config import Section, tagged
+from fsl.images import ImageSpec
+from fsl.registry import Registry
+
+
+class BackboneConfig(Section):
+    """Base of the settings of a backbone."""
+
+    name: str
+
+
+class Tokens(NamedTuple):
+    """What a token backbone returns, after its final norm."""
+
+    cls: Tensor  # (n, D)
+    patches: Tensor  # (n, N, D), row by row over the grid
+    attention: Tensor | None  # (n, heads, N) class token -> patches, last block, not renormalised
+
+
+class Backbone(nn.Module):
+    """Images (n, C, H, W) -> features (n, D).
+
+    Attributes:
+        features: D.
+    """
+
+    Config: ClassVar[type[BackboneConfig]]
+    features: int
+
+    def __init__(self, config: Any, images: ImageSpec) -> None:
+        super().__init__()
+        self.config = config
+        self.images = images
+
+
+class TokenBackbone(Backbone):
+    """A backbone with a grid of patch tokens; `forward` returns the class token."""
+
+    @abstractmethod
+    def tokens(
+        self, images: Tensor, masks: Tensor | None = None, attention: bool = False
+    ) -> Tokens:
+        """Return class and patch tokens.
+
+        Args:
+            images: (n, C, H, W); any size that is a multiple of the patch side.
+            masks: (n, h, w) bool; True cells are replaced by the learnable mask embedding.
+            attention: also return the class token's attention in the last block.
+        """
+
+    @abstractmethod
+    def grid(self, size: int) -> tuple[int, int]:
+        """Return the patch grid (h, w) of square images of side `size`."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the class token (n, D)."""
+        return self.tokens(images).cls
+
+
+BACKBONES: Registry[type[Backbone]] = Registry("backbone", "fsl.backbones.builtin", "fsl.backbones")
+AnyBackboneConfig = tagged(BACKBONES)
+"""The settings of any registered backbone, chosen by `name`."""
+
+
+def build_backbone(config: BackboneConfig, images: ImageSpec) -> Backbone:
+    """Return the backbone that `config` describes, with fresh (or pretrained) weights."""
+    return BACKBONES.get(config.name)(config, images)

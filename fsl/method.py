@@ -1,0 +1,107 @@
+"""The contract of a few-shot method, and of the backbone under it.
+
+A method is an `nn.Module` with a nested settings class. It turns a batch into a loss and an
+episode into logits. It builds no optimizer, opens no file, logs nothing and knows no device:
+the same class trains under Ray, in a notebook and in a unit test.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, Generic, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fsl.batchers import Batcher
+from fsl.config import Section, tagged
+from fsl.images import ImageSpec
+from fsl.registry import Registry
+from fsl.types import Episode, Progress, StepOutput
+
+B = TypeVar("B")
+
+
+class MethodConfig(Section):
+    """Base of the settings of a method."""
+
+    name: str
+
+
+class Method(nn.Module, ABC, Generic[B]):
+    """Base class of methods.
+
+    Attributes:
+        backbone: the network that is trained (the student, where there is a teacher).
+        Config: the settings class; its fields carry docs, limits and search ranges.
+        batch_type: what `loss` consumes: Episode, LabelledBatch or MultiViewBatch.
+    """
+
+    Config: ClassVar[type[MethodConfig]]
+    batch_type: ClassVar[type]
+
+    def __init__(self, config: Any, backbone: nn.Module) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = backbone
+
+    @classmethod
+    @abstractmethod
+    def batcher(cls, config: Any, images: ImageSpec, grid_of: Any) -> Batcher:
+        """Return the picklable function (decoded images, labels, seeds) -> batch.
+
+        It runs in loader workers and is pure: the same images and seeds give the same batch.
+        `grid_of(size)` is the backbone's patch grid (h, w) for square images of that size.
+        """
+
+    @abstractmethod
+    def loss(self, batch: B) -> StepOutput:
+        """Return the training loss of one batch."""
+
+    def forward(self, batch: B) -> StepOutput:
+        """Return `loss(batch)`; called through DistributedDataParallel so that its hooks run."""
+        return self.loss(batch)
+
+    def before_step(self, progress: Progress) -> None:
+        """Set what follows a schedule (temperatures, momentum). Default: nothing."""
+        del progress
+
+    def after_step(self, progress: Progress) -> None:
+        """Update what follows the optimizer (an EMA teacher). Default: nothing."""
+        del progress
+
+    def frozen_parameters(self, progress: Progress) -> Sequence[nn.Parameter]:
+        """Return parameters whose gradients this step drops. Default: none."""
+        del progress
+        return ()
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Return evaluation features (..., D) of images (..., C, H, W)."""
+        flat: Tensor = self.backbone(images.flatten(0, -4))
+        return flat.reshape(*images.shape[:-3], -1)
+
+    def classify(self, episode: Episode) -> Tensor:
+        """Return query logits (T, Q, W): cosine similarity to the class means."""
+        support = self.embed(episode.support_images)  # (T, S, D)
+        query = self.embed(episode.query_images)  # (T, Q, D)
+        means = class_means(support, episode.support_labels, episode.ways)  # (T, W, D)
+        return F.normalize(query, dim=-1) @ F.normalize(means, dim=-1).mT
+
+
+METHODS: Registry[type[Method[Any]]] = Registry("method", "fsl.methods", "fsl.methods")
+AnyMethodConfig = tagged(METHODS)
+"""The settings of any registered method, chosen by `name`."""
+
+
+def build_method(config: MethodConfig, backbone: nn.Module) -> Method[Any]:
+    """Return the method that `config` describes, around `backbone`."""
+    return METHODS.get(config.name)(config, backbone)
+
+
+def class_means(features: Tensor, labels: Tensor, ways: int) -> Tensor:
+    """Mean feature of each class, (T, S, D) and labels (T, S) -> (T, W, D), in float32."""
+    one_hot = F.one_hot(labels, ways).to(torch.float32).mT  # (T, W, S)
+    counts = one_hot.sum(-1, keepdim=True).clamp_min(1)  # (T, W, 1)
+    return (one_hot / counts) @ features.float()

@@ -1,0 +1,1 @@
+"""Our methods; importing this package registers them."""

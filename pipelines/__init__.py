@@ -1,0 +1,1 @@
+"""Stages on Ray Train: shards, training, evaluation, report."""
