@@ -1,0 +1,191 @@
+"""Nearest-prototype accuracy of many episodes at once, from features computed once.
+
+A way is represented by the mean of its support features; a query goes to the prototype with the
+largest cosine similarity. Episodes are row numbers into one feature table, so no feature is
+computed twice and no loop runs over episodes.
+
+With all remaining images as queries (the protocol of SMKD: about 3,000 queries per episode) the
+work is grouped by class instead: the images of one class meet the prototypes of all episodes in
+which it takes part in one matrix product, and no query feature is ever copied.
+
+Letters: N images, D features, E episodes, W ways, k shots, q queries per way, n images of a class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fsl.errors import ConfigError
+
+BLOCK_FLOATS = 16_000_000
+"""Largest temporary, in floats (64 MB): episodes are taken in blocks of at most this."""
+
+
+class EpisodeScores(NamedTuple):
+    """How many queries of each way were right."""
+
+    correct: Tensor  # (E, W) int64
+    queries: Tensor  # (E, W) int64
+
+    @property
+    def accuracies(self) -> Tensor:
+        """Fraction of right queries per episode, (E,) float64."""
+        return self.correct.sum(-1).double() / self.queries.sum(-1)
+
+    @property
+    def way_accuracies(self) -> Tensor:
+        """Fraction of right queries per episode and way, (E, W) float64."""
+        return self.correct.double() / self.queries
+
+
+def prototype_accuracies(
+    features: Tensor,
+    labels: Tensor,
+    support: Tensor,
+    query: Tensor | None = None,
+    max_queries: int = 600,
+) -> Tensor:
+    """Accuracy of each episode, (E,) float64; see `prototype_scores`."""
+    return prototype_scores(features, labels, support, query, max_queries).accuracies
+
+
+def prototype_scores(
+    features: Tensor,
+    labels: Tensor,
+    support: Tensor,
+    query: Tensor | None = None,
+    max_queries: int = 600,
+) -> EpisodeScores:
+    """Right queries per episode and way.
+
+    Args:
+        features: (N, D), any float type; computed in float32.
+        labels: (N,) class of each row.
+        support: (E, W, k) rows of the support images.
+        query: (E, W, q) rows of the queries, or None for all other images of each class, in row
+            order and at most `max_queries` of them.
+        max_queries: limit per class when `query` is None.
+    """
+    features = features.float()
+    labels, support = labels.long(), support.long()
+    _check(features, labels, support, query)
+    block = max(1, BLOCK_FLOATS // (support.shape[1] * features.shape[1]))
+    if query is not None:
+        block = max(1, block // (query.shape[2] + 1))
+        parts = [
+            _explicit_queries(features, s, q)
+            for s, q in zip(support.split(block), query.long().split(block), strict=True)
+        ]
+    else:
+        classes = _ClassTable(features, labels)
+        parts = [_remaining_queries(classes, s, max_queries) for s in support.split(block)]
+    right, asked = (torch.cat(column) for column in zip(*parts, strict=True))
+    if bool((asked == 0).any()):
+        raise ConfigError(
+            f"a class has only {support.shape[2]} images, all of them support: no query is left; "
+            "lower `shots`"
+        )
+    return EpisodeScores(right, asked)
+
+
+def prototypes(features: Tensor, support: Tensor) -> Tensor:
+    """Mean support feature of each way scaled to length 1, (N, D) and (E, W, k) -> (E, W, D)."""
+    means = F.embedding_bag(support.flatten(0, 1), features, mode="mean")  # (E*W, D)
+    return F.normalize(means, dim=-1).unflatten(0, support.shape[:2])
+
+
+def prototype_predictions(features: Tensor, support: Tensor, query: Tensor) -> Tensor:
+    """Cosine similarity of each query to each prototype of one episode.
+
+    Args:
+        features: (N, D).
+        support: (W, k) rows.
+        query: (W, q) rows.
+
+    Returns:
+        (W, q, W); the prediction is the largest of the last axis.
+    """
+    means = prototypes(features.float(), support.long()[None])[0]  # (W, D)
+    return F.normalize(features.float()[query.long()], dim=-1) @ means.mT
+
+
+def _explicit_queries(features: Tensor, support: Tensor, query: Tensor) -> EpisodeScores:
+    means = prototypes(features, support)  # (E, W, D)
+    scores = features[query.flatten(1)] @ means.mT  # (E, W*q, W)
+    predicted = scores.argmax(-1).unflatten(1, query.shape[1:])  # (E, W, q)
+    own = torch.arange(query.shape[1], device=query.device)[:, None]
+    right = (predicted == own).sum(-1)
+    return EpisodeScores(right, torch.full_like(right, query.shape[2]))
+
+
+def _remaining_queries(classes: _ClassTable, support: Tensor, max_queries: int) -> EpisodeScores:
+    means = prototypes(classes.features, support)  # (E, W, D)
+    own_class = classes.labels[support[..., 0]]  # (E, W)
+    right = torch.zeros_like(own_class)
+    asked = torch.zeros_like(own_class)
+    for number, images, start in classes:
+        episodes, ways = (own_class == number).nonzero(as_tuple=True)  # (m,) each
+        block = max(1, BLOCK_FLOATS // (means.shape[1] * len(images)))
+        for e, w in zip(episodes.split(block), ways.split(block), strict=True):
+            scores = means[e] @ images.mT  # (m, W, n)
+            hit = scores.argmax(1) == w[:, None]  # (m, n)
+            shown = classes.position[support[e, w]] - start  # (m, k) places within the class
+            is_query = _query_mask(shown, len(images), max_queries)
+            right[e, w] = (hit & is_query).sum(-1)
+            asked[e, w] = is_query.sum(-1)
+    return EpisodeScores(right, asked)
+
+
+def _query_mask(support: Tensor, size: int, limit: int) -> Tensor:
+    """Which of a class's images are queries, places (m, k) of the support -> (m, size) bool."""
+    mask = torch.ones(len(support), size, dtype=torch.bool, device=support.device)
+    mask.scatter_(1, support, False)
+    if size - support.shape[1] > limit:
+        mask &= mask.cumsum(1, dtype=torch.int32) <= limit
+    return mask
+
+
+class _ClassTable:
+    """Features grouped by class; iterating gives (class, images (n, D), first place)."""
+
+    def __init__(self, features: Tensor, labels: Tensor) -> None:
+        self.features, self.labels = features, labels
+        order = labels.argsort(stable=True)
+        self.position = torch.empty_like(order)  # row -> place in the grouped table
+        self.position[order] = torch.arange(len(order), device=order.device)
+        self.grouped = features[order]
+        self.classes, self.sizes = labels[order].unique_consecutive(return_counts=True)
+
+    def __iter__(self) -> Iterator[tuple[int, Tensor, int]]:
+        start = 0
+        pieces = self.grouped.split(self.sizes.tolist())
+        for number, images in zip(self.classes.tolist(), pieces, strict=True):
+            yield number, images, start
+            start += len(images)
+
+
+def _check(features: Tensor, labels: Tensor, support: Tensor, query: Tensor | None) -> None:
+    if not bool(torch.isfinite(features).all()):
+        bad = int((~torch.isfinite(features).all(-1)).sum())
+        raise ConfigError(
+            f"{bad} of {len(features)} feature rows are not finite: the model has diverged; "
+            "evaluate an earlier checkpoint or lower the learning rate"
+        )
+    if len(labels) != len(features):
+        raise ConfigError(f"{len(features)} feature rows but {len(labels)} labels")
+    rows = support if query is None else torch.cat([support, query.long()], -1)
+    if support.numel() == 0 or int(rows.min()) < 0 or int(rows.max()) >= len(features):
+        raise ConfigError(
+            f"the episodes do not fit the features ({len(features)} rows): they were drawn from "
+            "another split or data set; delete the episode bank"
+        )
+    if not bool((labels[rows] == labels[rows[..., :1]]).all()):
+        raise ConfigError(
+            "the images of a way belong to several classes: the episodes were drawn from another "
+            "data set; delete the episode bank"
+        )
