@@ -32,6 +32,10 @@ class ShardError(FewShotError):
     """A shard, a manifest or a sample in it is damaged or missing."""
 
 
+class StorageError(FewShotError, OSError):
+    """A file or object cannot be read, written or listed."""
+
+
 class StageError(FewShotError):
     """A pipeline stage cannot start, continue or finish."""
 
