@@ -1,0 +1,121 @@
+"""Vision Transformer (Dosovitskiy et al., ICLR 2021) with masked patches, on timm's blocks.
+
+The sizes are those of DeiT and DINO; `micro` and `nano` train on a CPU. Images of another size
+than the recipe's (local crops, larger evaluation images) get interpolated positions.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, NamedTuple, Self
+
+from pydantic import Field, model_validator
+from timm.layers.patch_embed import PatchEmbed
+from torch import Tensor
+
+from fsl.backbones import BACKBONES
+from fsl.backbones.pretrained import load_pretrained
+from fsl.backbones.transformer import TransformerBackbone, TransformerConfig
+from fsl.errors import ConfigError
+from fsl.images import ImageSpec
+
+
+class Shape(NamedTuple):
+    """What a size name stands for."""
+
+    width: int
+    depth: int
+    heads: int
+    patch: int
+
+
+SIZES = {
+    "micro": Shape(64, 3, 2, 4),
+    "nano": Shape(128, 6, 4, 4),
+    "tiny": Shape(192, 12, 3, 16),
+    "small": Shape(384, 12, 6, 16),
+    "base": Shape(768, 12, 12, 16),
+    "large": Shape(1024, 24, 16, 16),
+}
+
+
+class ViTConfig(TransformerConfig):
+    """Settings of `ViT`."""
+
+    name: Literal["vit"] = "vit"
+    size: Literal["micro", "nano", "tiny", "small", "base", "large"] = "small"
+    """Preset of width, depth, heads and patch: micro 64/3/2/4, nano 128/6/4/4, tiny 192/12/3/16,
+    small 384/12/6/16, base 768/12/12/16, large 1024/24/16/16."""
+    width: Annotated[int, Field(ge=8, le=4096)] | None = None
+    """Width of a token; default: the preset's."""
+    depth: Annotated[int, Field(ge=1, le=64)] | None = None
+    """Number of blocks; default: the preset's."""
+    heads: Annotated[int, Field(ge=1, le=64)] | None = None
+    """Attention heads per block; must divide the width; default: the preset's."""
+    patch: Annotated[int, Field(ge=1, le=64)] | None = None
+    """Side of a patch in pixels; must divide the image size; default: the preset's."""
+    pretrained: str | None = None
+    """Weights to start from: a timm model's name (downloaded when not in the local cache) or the
+    path of a .safetensors, .pt or .pth file; null for random weights."""
+
+    @property
+    def shape(self) -> Shape:
+        """The preset with the explicit settings put over it."""
+        preset = SIZES[self.size]
+        return Shape(
+            self.width or preset.width,
+            self.depth or preset.depth,
+            self.heads or preset.heads,
+            self.patch or preset.patch,
+        )
+
+    @model_validator(mode="after")
+    def _heads_divide_the_width(self) -> Self:
+        if self.shape.width % self.shape.heads:
+            raise ValueError(
+                f"width {self.shape.width} is not a multiple of heads {self.shape.heads}"
+            )
+        return self
+
+
+@BACKBONES.register("vit")
+class ViT(TransformerBackbone):
+    """Patches by a strided convolution, then transformer blocks."""
+
+    Config = ViTConfig
+
+    def __init__(self, config: ViTConfig, images: ImageSpec) -> None:
+        width, depth, heads, patch = config.shape
+        super().__init__(
+            config,
+            images,
+            patches=patch_grid(images.size, patch),
+            width=width,
+            depth=depth,
+            heads=heads,
+        )
+        self.patch = patch
+        self.patch_embed = PatchEmbed(images.size, patch, images.channels, width)
+        if config.pretrained is not None:
+            load_pretrained(self, config.pretrained)
+
+    def embed_patches(self, images: Tensor) -> Tensor:
+        """Return the projected patches (n, D, h, w)."""
+        for side in images.shape[-2:]:
+            patch_grid(side, self.patch)
+        cells: Tensor = self.patch_embed.proj(images)
+        return cells
+
+    def grid(self, size: int) -> tuple[int, int]:
+        """Return the patch grid of square images of side `size`, a multiple of the patch side."""
+        return patch_grid(size, self.patch)
+
+
+def patch_grid(size: int, patch: int) -> tuple[int, int]:
+    """Return (size / patch, size / patch); raises ConfigError unless it is whole."""
+    if size < patch or size % patch:
+        near = max(patch, round(size / patch) * patch)
+        raise ConfigError(
+            f"image size {size} is not a multiple of the ViT's patch side {patch}; "
+            f"use size {near} or another `patch`"
+        )
+    return size // patch, size // patch
