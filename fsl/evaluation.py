@@ -64,39 +64,58 @@ def prototype_scores(
     """Right queries per episode and way.
 
     Args:
-        features: (N, D), any float type; computed in float32.
+        features: (N, D), any float type; all is computed in float32.
         labels: (N,) class of each row.
         support: (E, W, k) rows of the support images.
         query: (E, W, q) rows of the queries, or None for all other images of each class, in row
             order and at most `max_queries` of them.
         max_queries: limit per class when `query` is None.
     """
-    features = features.float()
-    labels, support = labels.long(), support.long()
-    _check(features, labels, support, query)
-    block = max(1, BLOCK_FLOATS // (support.shape[1] * features.shape[1]))
+    features, support = features.float(), support.long()
+    check_episodes(features, labels, support, query)
+    weights = prototypes(features, support)  # (E, W, D)
+    return score_episodes(features, labels, support, weights, query=query, max_queries=max_queries)
+
+
+def score_episodes(
+    features: Tensor,
+    labels: Tensor,
+    support: Tensor,
+    weights: Tensor,
+    *,
+    query: Tensor | None = None,
+    max_queries: int = 600,
+) -> EpisodeScores:
+    """Right queries when query x goes to the way w with the largest <x, weights[w]>.
+
+    Args:
+        features: (N, D).
+        labels: (N,).
+        support: (E, W, k) rows; never queries.
+        weights: (E, W, D), one linear classifier without bias per episode.
+        query: (E, W, q) rows, or None for the remaining images of each class.
+        max_queries: limit per class when `query` is None.
+    """
+    features, labels, support = features.float(), labels.long(), support.long()
+    check_episodes(features, labels, support, query)
     if query is not None:
-        block = max(1, block // (query.shape[2] + 1))
-        parts = [
-            _explicit_queries(features, s, q)
-            for s, q in zip(support.split(block), query.long().split(block), strict=True)
-        ]
-    else:
-        classes = _ClassTable(features, labels)
-        parts = [_remaining_queries(classes, s, max_queries) for s in support.split(block)]
-    right, asked = (torch.cat(column) for column in zip(*parts, strict=True))
-    if bool((asked == 0).any()):
+        block = max(1, BLOCK_FLOATS // (query.shape[1] * query.shape[2] * features.shape[1]))
+        blocks = zip(torch.split(query.long(), block), torch.split(weights, block), strict=True)
+        right = torch.cat([_explicit_queries(features, *pair) for pair in blocks])
+        return EpisodeScores(right, torch.full_like(right, query.shape[2]))
+    scores = _remaining_queries(_ClassTable(features, labels), support, weights, max_queries)
+    if bool((scores.queries == 0).any()):
         raise ConfigError(
             f"a class has only {support.shape[2]} images, all of them support: no query is left; "
             "lower `shots`"
         )
-    return EpisodeScores(right, asked)
+    return scores
 
 
 def prototypes(features: Tensor, support: Tensor) -> Tensor:
     """Mean support feature of each way scaled to length 1, (N, D) and (E, W, k) -> (E, W, D)."""
     means = F.embedding_bag(support.flatten(0, 1), features, mode="mean")  # (E*W, D)
-    return F.normalize(means, dim=-1).unflatten(0, support.shape[:2])
+    return F.normalize(means, dim=-1).reshape(*support.shape[:2], -1)
 
 
 def prototype_predictions(features: Tensor, support: Tensor, query: Tensor) -> Tensor:
@@ -114,25 +133,25 @@ def prototype_predictions(features: Tensor, support: Tensor, query: Tensor) -> T
     return F.normalize(features.float()[query.long()], dim=-1) @ means.mT
 
 
-def _explicit_queries(features: Tensor, support: Tensor, query: Tensor) -> EpisodeScores:
-    means = prototypes(features, support)  # (E, W, D)
-    scores = features[query.flatten(1)] @ means.mT  # (E, W*q, W)
-    predicted = scores.argmax(-1).unflatten(1, query.shape[1:])  # (E, W, q)
+def _explicit_queries(features: Tensor, query: Tensor, weights: Tensor) -> Tensor:
+    scores = features[query.flatten(1)] @ weights.mT  # (E, W*q, W)
+    predicted = scores.argmax(-1).view_as(query)  # (E, W, q)
     own = torch.arange(query.shape[1], device=query.device)[:, None]
-    right = (predicted == own).sum(-1)
-    return EpisodeScores(right, torch.full_like(right, query.shape[2]))
+    return (predicted == own).sum(-1)  # (E, W)
 
 
-def _remaining_queries(classes: _ClassTable, support: Tensor, max_queries: int) -> EpisodeScores:
-    means = prototypes(classes.features, support)  # (E, W, D)
+def _remaining_queries(
+    classes: _ClassTable, support: Tensor, weights: Tensor, max_queries: int
+) -> EpisodeScores:
     own_class = classes.labels[support[..., 0]]  # (E, W)
     right = torch.zeros_like(own_class)
     asked = torch.zeros_like(own_class)
     for number, images, start in classes:
         episodes, ways = (own_class == number).nonzero(as_tuple=True)  # (m,) each
-        block = max(1, BLOCK_FLOATS // (means.shape[1] * len(images)))
-        for e, w in zip(episodes.split(block), ways.split(block), strict=True):
-            scores = means[e] @ images.mT  # (m, W, n)
+        floats = weights.shape[1] * (len(images) + weights.shape[2])
+        block = max(1, BLOCK_FLOATS // floats)
+        for e, w in zip(torch.split(episodes, block), torch.split(ways, block), strict=True):
+            scores = weights[e] @ images.mT  # (m, W, n)
             hit = scores.argmax(1) == w[:, None]  # (m, n)
             shown = classes.position[support[e, w]] - start  # (m, k) places within the class
             is_query = _query_mask(shown, len(images), max_queries)
@@ -159,17 +178,18 @@ class _ClassTable:
         self.position = torch.empty_like(order)  # row -> place in the grouped table
         self.position[order] = torch.arange(len(order), device=order.device)
         self.grouped = features[order]
-        self.classes, self.sizes = labels[order].unique_consecutive(return_counts=True)
+        self.classes, self.sizes = torch.unique_consecutive(labels[order], return_counts=True)
 
     def __iter__(self) -> Iterator[tuple[int, Tensor, int]]:
         start = 0
-        pieces = self.grouped.split(self.sizes.tolist())
+        pieces = torch.split(self.grouped, self.sizes.tolist())
         for number, images in zip(self.classes.tolist(), pieces, strict=True):
             yield number, images, start
             start += len(images)
 
 
-def _check(features: Tensor, labels: Tensor, support: Tensor, query: Tensor | None) -> None:
+def check_episodes(features: Tensor, labels: Tensor, support: Tensor, query: Tensor | None) -> None:
+    """Refuse features that are not finite and episodes that do not fit them."""
     if not bool(torch.isfinite(features).all()):
         bad = int((~torch.isfinite(features).all(-1)).sum())
         raise ConfigError(
