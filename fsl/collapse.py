@@ -66,9 +66,9 @@ def diagnose(metrics: Mapping[str, float], prototypes: int) -> str | None:
     rank = metrics.get("effective_rank", math.inf)
     if loss > 0.995 * uniform and entropy > 0.99 * uniform:
         return (
-            f"collapsed to uniform: class loss {loss:.3f} and teacher entropy {entropy:.3f} stay at "
-            f"ln({prototypes}) = {uniform:.3f}; use fewer prototypes, head.norm: batch, a lower "
-            "teacher temperature or a longer learning-rate warm-up"
+            f"collapsed to uniform: class loss {loss:.3f} and teacher entropy {entropy:.3f} "
+            f"stay at ln({prototypes}) = {uniform:.3f}; use fewer prototypes, head.norm: batch, a "
+            "lower teacher temperature or a longer learning-rate warm-up"
         )
     if spread > 0.9 * uniform:
         return (

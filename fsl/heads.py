@@ -1,4 +1,4 @@
-"""The projection head of self-distillation: an MLP, a unit bottleneck, weight-normalised prototypes.
+"""The projection head of self-distillation: MLP, unit bottleneck, weight-normalised prototypes.
 
 Losses take bottleneck features and prototypes, never logits of all tokens: `project` runs on the
 rows a loss needs.
@@ -6,6 +6,7 @@ rows a loss needs.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Literal, NamedTuple
 
 import torch
@@ -70,7 +71,7 @@ class ProjectionHead(nn.Module):
         super().__init__()
         widths = [features, *[config.hidden] * (config.layers - 1), config.bottleneck]
         layers: list[nn.Module] = []
-        for before, after in zip(widths[:-1], widths[1:], strict=True):
+        for before, after in pairwise(widths):
             linear = nn.Linear(before, after)
             nn.init.trunc_normal_(linear.weight, std=0.02)
             nn.init.zeros_(linear.bias)

@@ -77,11 +77,10 @@ def draw_mask(rng: random.Random, height: int, width: int, config: BlockMaskConf
     target = _draw_ratio(rng, config) * height * width
     if config.shape == "rand":
         return sum(1 << cell for cell in rng.sample(range(height * width), int(target)))
-    lowest = (min(height, width) // 3) ** 2
     log_aspect = -math.log(config.min_aspect)
     mask = count = 0
     while count < target:
-        block = _place_block(rng, mask, target - count, height, width, lowest, log_aspect)
+        block = _place_block(rng, mask, target - count, (height, width), log_aspect)
         if not block:
             break
         mask |= block
@@ -101,12 +100,12 @@ def _place_block(
     rng: random.Random,
     mask: int,
     remaining: float,
-    height: int,
-    width: int,
-    lowest: int,
+    grid: tuple[int, int],
     log_aspect: float,
 ) -> int:
     """Return the bits of a block that covers 1 to `remaining` new cells, or 0 after ten tries."""
+    height, width = grid
+    lowest = (min(grid) // 3) ** 2
     for _ in range(ATTEMPTS):
         # With little left the interval is reversed, not clamped, as published.
         area = rng.uniform(lowest, remaining)

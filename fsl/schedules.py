@@ -31,24 +31,25 @@ class CosineSchedule:
         return self.final + 0.5 * (self.base - self.final) * (1 + cosine)
 
 
-def teacher_temperature(
-    epoch: int, epochs: int, start: float, final: float, warmup_epochs: int, delay: int = 0
-) -> float:
-    """Return the teacher temperature of an epoch, from 0.
+@dataclass(frozen=True)
+class TeacherTemperature:
+    """Linear warm-up by epoch from `start` to `final`, both ends included, then `final`.
 
-    Args:
-        epoch: current epoch.
-        epochs: length of the run; a longer warm-up is shortened to it and still ends at `final`.
-        start: temperature of the first epoch.
-        final: temperature after the warm-up.
-        warmup_epochs: epochs of the linear warm-up, both ends included.
-        delay: epochs of `start` before it (masked patches that begin late).
+    A warm-up longer than the run is shortened to it, so it still ends at `final`.
     """
-    warmup = max(0, min(warmup_epochs, epochs - delay))
-    if epoch < delay:
-        return start
-    if epoch - delay >= warmup:
-        return final
-    if epoch - delay == warmup - 1 and warmup > 1:
-        return final
-    return start + (epoch - delay) * ((final - start) / max(1, warmup - 1))
+
+    start: float
+    final: float
+    warmup_epochs: int
+    delay: int = 0
+    """Epochs of `start` before the warm-up (masked patches that begin late)."""
+
+    def __call__(self, epoch: int, epochs: int) -> float:
+        """Return the temperature of `epoch`, from 0, in a run of `epochs`."""
+        warmup = max(0, min(self.warmup_epochs, epochs - self.delay))
+        done = epoch - self.delay
+        if done < 0:
+            return self.start
+        if done >= max(1, warmup) - 1 and warmup != 1:
+            return self.final
+        return self.start + done * ((self.final - self.start) / max(1, warmup - 1))

@@ -1,7 +1,7 @@
 """Patch-token distillation: masked patches (stage 1) and matched patches of one class (stage 2).
 
-Both choose rows first, so that heads and prototypes run on those rows only. The results go to
-`patch_loss` with features of exactly these rows.
+Both only choose rows and weights, so that heads and prototypes run on those rows alone; the loss
+itself is `folded_cross_entropy` of a plan's fold.
 """
 
 from __future__ import annotations
@@ -14,13 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fsl.losses.self_distillation import same_class_pairs
-from fsl.losses.soft_cross_entropy import (
-    Block,
-    Fold,
-    chunk_rows,
-    folded_cross_entropy,
-    teacher_probabilities,
-)
+from fsl.losses.soft_cross_entropy import Block, Fold, chunk_rows
 
 SIMILARITY_ELEMENTS = 1 << 22
 """Similarities held at once while matching."""
@@ -111,7 +105,15 @@ def matched_plan(
         columns.append(groups.key(s, pairs[:, 1:], each_patch).expand_as(match))
         weights.append(share[:, None] * omega[t, pairs[:, 1]])
     # Direction s holds the teacher's other view.
-    return _plan(groups, rows, columns, weights, prototypes, patches, teacher_view=lambda s: 1 - s)
+    return _plan(
+        groups,
+        rows,
+        columns,
+        weights,
+        prototypes=prototypes,
+        patches=patches,
+        teacher_view=lambda s: 1 - s,
+    )
 
 
 def released_plan(
@@ -121,7 +123,7 @@ def released_plan(
     prototypes: int,
     attention: Tensor | None = None,
 ) -> PatchPlan:
-    """What the published code computes instead of eqs. (4) and (5), for parity with its checkpoints.
+    """What the published code computes instead, for parity with its checkpoints.
 
     Its similarity is the product of two channel sums, so the match is one of two patches; only
     the first image of a class (batch order) learns; probabilities come from the student's view;
@@ -150,7 +152,15 @@ def released_plan(
         rows.append(groups.key(s, groups.first[anchor, None], match))
         columns.append(groups.key(s, other[:, None], each_patch).expand_as(match))
         weights.append(share[:, None] * omega[t, other])
-    return _plan(groups, rows, columns, weights, prototypes, patches, teacher_view=lambda s: s)
+    return _plan(
+        groups,
+        rows,
+        columns,
+        weights,
+        prototypes=prototypes,
+        patches=patches,
+        teacher_view=lambda s: s,
+    )
 
 
 def patch_weights(
@@ -161,36 +171,6 @@ def patch_weights(
         return torch.full((images, patches), 1.0 / patches, device=device)
     mean = attention.float().mean(1)
     return mean / mean.sum(-1, keepdim=True).clamp_min(1e-12)
-
-
-def patch_loss(
-    student: Tensor,
-    prototypes: Tensor,
-    teacher: Tensor,
-    teacher_prototypes: Tensor,
-    center: Tensor,
-    plan: PatchPlan,
-    temperatures: tuple[float, float],
-) -> Tensor:
-    """Return the patch loss () of a plan.
-
-    Args:
-        student: features of `plan.student_rows` (R, P).
-        prototypes: the student's (K, P).
-        teacher: features of `plan.teacher_rows` (C, P).
-        teacher_prototypes: (K, P).
-        center: of patch logits (K,).
-        plan: rows and weights.
-        temperatures: of student and teacher.
-    """
-    student_temperature, teacher_temperature = temperatures
-
-    def targets(start: int, stop: int) -> Tensor:
-        return teacher_probabilities(
-            teacher[start:stop], teacher_prototypes, center, teacher_temperature
-        )
-
-    return folded_cross_entropy(student, prototypes, targets, plan.fold, student_temperature)
 
 
 class _Groups(NamedTuple):
@@ -230,6 +210,7 @@ def _plan(
     rows: list[Tensor],
     columns: list[Tensor],
     weights: list[Tensor],
+    *,
     prototypes: int,
     patches: int,
     teacher_view: Callable[[int], int],

@@ -36,7 +36,7 @@ def view_fold(batch: int, global_views: int, views: int, device: torch.device) -
 
 
 def supervised_fold(labels: Tensor, global_views: int, views: int) -> Fold:
-    """Stage 2, eq. (3): global views learn from other images of the class, local ones from their own.
+    """Stage 2, eq. (3): global views learn from classmates, local views from their own image.
 
     Global student views take every global teacher view of each classmate, also the same view;
     local student views take the teacher's global views of their own image. All terms have equal

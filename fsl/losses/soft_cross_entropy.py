@@ -93,7 +93,7 @@ def chunk_rows(prototypes: int) -> int:
 def teacher_probabilities(
     features: Tensor, prototypes: Tensor, center: Tensor, temperature: float
 ) -> Tensor:
-    """softmax((W x - C) / tau_t), in float32 whatever autocast says: (n, P), (K, P), (K,) -> (n, K).
+    """softmax((W x - C) / tau_t), (n, P), (K, P), (K,) -> (n, K), float32 even under autocast.
 
     The centre is subtracted before the division: at tau_t 0.04 the order matters.
     """
@@ -101,6 +101,21 @@ def teacher_probabilities(
         dtype = _precise(features)
         logits = torch.addmm(-center.to(dtype), features.to(dtype), prototypes.to(dtype).mT)
         return logits.div_(temperature).softmax(-1)
+
+
+class SoftTargets(NamedTuple):
+    """Targets made from teacher features when a block needs them."""
+
+    features: Tensor  # (C, P)
+    prototypes: Tensor  # (K, P), the teacher's
+    center: Tensor  # (K,)
+    temperature: float
+
+    def __call__(self, start: int, stop: int) -> Tensor:
+        """Return the probabilities (stop - start, K) of some teacher rows."""
+        return teacher_probabilities(
+            self.features[start:stop], self.prototypes, self.center, self.temperature
+        )
 
 
 def folded_cross_entropy(
@@ -130,7 +145,7 @@ class _FoldedCrossEntropy(torch.autograd.Function):
     """Gradients are made in `forward`, while a chunk's logits exist; `backward` scales them."""
 
     @staticmethod
-    def forward(
+    def forward(  # noqa: PLR0917 - autograd passes arguments by position
         ctx: Any, student: Tensor, weight: Tensor, targets: Targets, fold: Fold, temperature: float
     ) -> Tensor:
         wanted = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]

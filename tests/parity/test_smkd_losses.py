@@ -17,11 +17,10 @@ from fsl.losses.patch_distillation import (
     masked_plan,
     match_patches,
     matched_plan,
-    patch_loss,
     released_plan,
 )
 from fsl.losses.self_distillation import class_loss, supervised_fold, view_fold
-from fsl.losses.soft_cross_entropy import teacher_probabilities
+from fsl.losses.soft_cross_entropy import SoftTargets, folded_cross_entropy, teacher_probabilities
 
 if TYPE_CHECKING:
     Archive = Any
@@ -46,14 +45,13 @@ class Logits:
         return teacher_probabilities(teacher, self.eye, center, self.temperature)
 
     def patch_loss(self, plan: PatchPlan, center: Tensor) -> Tensor:
-        return patch_loss(
+        teacher = self.get("teacher_patch").flatten(0, 1)[plan.teacher_rows]
+        return folded_cross_entropy(
             self.patch.flatten(0, 1)[plan.student_rows],
             self.eye,
-            self.get("teacher_patch").flatten(0, 1)[plan.teacher_rows],
-            self.eye,
-            center,
-            plan,
-            (0.1, self.patch_temperature),
+            SoftTargets(teacher, self.eye, center, self.patch_temperature),
+            plan.fold,
+            0.1,
         )
 
 
