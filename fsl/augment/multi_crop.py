@@ -1,0 +1,87 @@
+"""Multi-crop (Caron et al., NeurIPS 2020): decoded images -> `MultiViewBatch`, masks included.
+
+Pure: a function of (image, seed, class, epoch) for every image alone, bit for bit, whichever
+images share its batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fsl.augment.config import GLOBAL_VIEWS, MultiCropConfig
+from fsl.augment.draws import Stream, as_seeds, derived_seeds
+from fsl.augment.evaluation import check_image
+from fsl.augment.views import class_turns, make_views, prepared
+from fsl.errors import ConfigError
+from fsl.images import ImageSpec
+from fsl.types import MultiViewBatch
+
+
+class MaskSampler(Protocol):
+    """Draws which patches of the global views are hidden; picklable and pure."""
+
+    def __call__(
+        self, grid: tuple[int, int], seeds: NDArray[np.uint64], epoch: int
+    ) -> Tensor | NDArray[np.bool_]:
+        """Return bool (n, h, w) for a patch grid (h, w) and a 63-bit seed of each view (n,)."""
+
+
+class MultiCropBatcher:
+    """Makes global and local views and masks of each image; a `fsl.batchers.Batcher`.
+
+    Args:
+        crops: the settings of the views.
+        masks: draws the masks of the global views; None masks nothing.
+        images: colour mode and normalisation. The view sizes are those of `crops`.
+        grid_of: `grid_of(size)` is the backbone's patch grid (h, w); it is asked once, here.
+    """
+
+    def __init__(
+        self,
+        crops: MultiCropConfig,
+        masks: MaskSampler | None,
+        images: ImageSpec,
+        grid_of: Callable[[int], tuple[int, int]],
+    ) -> None:
+        self.crops, self.masks, self.images = crops, masks, images
+        self.grid = grid_of(crops.global_size)
+        self.kinds = (
+            (Stream.GLOBAL_VIEWS, crops.global_kind()),
+            (Stream.LOCAL_VIEWS, crops.local_kind()),
+        )
+
+    def __call__(
+        self, images: Sequence[Tensor], labels: Sequence[int], seeds: Sequence[int], epoch: int
+    ) -> MultiViewBatch:
+        """Return the views of a batch; see `fsl.batchers.Batcher`."""
+        if not images:
+            raise ConfigError("a batch has no images; use fewer workers or a larger batch_size")
+        for number, image in enumerate(images):
+            check_image(image, number, self.images)
+        keys = as_seeds(seeds)
+        turned = prepared(images, class_turns(labels, epoch, self.crops.quarter_turns))
+        global_views, local_views = (
+            make_views(turned, keys, stream, kind=kind, settings=self.crops, spec=self.images)
+            for stream, kind in self.kinds
+        )
+        return MultiViewBatch(
+            global_views=global_views,
+            local_views=local_views,
+            masks=self._masks(keys, epoch),
+            labels=torch.as_tensor(labels, dtype=torch.int64),
+            size=len(images),
+        )
+
+    def _masks(self, seeds: NDArray[np.uint64], epoch: int) -> Tensor:
+        """Return the masks of the global views, view-major, bool (Vg*B, h, w)."""
+        count = GLOBAL_VIEWS * len(seeds)
+        if self.masks is None:
+            return torch.zeros((count, *self.grid), dtype=torch.bool)
+        per_view = derived_seeds(seeds, Stream.MASKS, GLOBAL_VIEWS).T.reshape(-1)
+        return torch.as_tensor(self.masks(self.grid, per_view, epoch))

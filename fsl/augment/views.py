@@ -1,0 +1,91 @@
+"""All views of one kind, of a batch of decoded images, in view-major order.
+
+Letters in shapes: B images, V views, C channels, S side of a view.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fsl.augment.affine import stroke_powers, view_transforms, warp_views
+from fsl.augment.config import AffineJitter, ViewKind, ViewSettings
+from fsl.augment.crops import Boxes, channels_last, crop_boxes, cut_views
+from fsl.augment.draws import Slot, Stream, hashed, uniforms
+from fsl.augment.photometric import Photometrics
+from fsl.images import ImageSpec
+
+
+def prepared(images: Sequence[Tensor], turns: NDArray[np.int64]) -> list[Tensor]:
+    """Return the images turned by multiples of 90 degrees and stored channels_last."""
+    return [
+        channels_last(torch.rot90(image, int(turn), (1, 2)) if turn else image)
+        for image, turn in zip(images, turns, strict=True)
+    ]
+
+
+def class_turns(labels: Sequence[int], epoch: int, enabled: bool) -> NDArray[np.int64]:
+    """Return 0..3 for every image, a function of its class and the epoch, (B,)."""
+    if not enabled:
+        return np.zeros(len(labels), dtype=np.int64)
+    classes = np.asarray(labels, dtype=np.int64).astype(np.uint64)
+    bits = hashed(classes, Stream.TURNS, np.array([epoch], dtype=np.uint64))[:, 0]
+    return (bits >> np.uint64(62)).astype(np.int64)
+
+
+def make_views(
+    images: Sequence[Tensor],
+    seeds: NDArray[np.uint64],
+    stream: Stream,
+    *,
+    kind: ViewKind,
+    settings: ViewSettings,
+    spec: ImageSpec,
+) -> Tensor:
+    """Return normalised views (V*B, C, S, S), view-major, of channels_last uint8 images."""
+    count, size = len(images), kind.size
+    out = torch.empty((kind.views, count, spec.channels, size, size))
+    if out.numel() == 0:
+        return out.flatten(0, 1)
+    u = uniforms(seeds, stream, kind.views)  # (B, V, PER_VIEW)
+    heights, widths = (np.array([image.shape[axis] for image in images]) for axis in (1, 2))
+    boxes = crop_boxes(heights, widths, u, kind.scale, settings.aspect)
+    flips = u[..., Slot.FLIP] < settings.flip
+    mean, std = spec.statistics()
+    if settings.affine is None:
+        colours = Photometrics.draw(u, settings, kind, mean, std)
+        for row, image in enumerate(images):
+            colours.apply(cut_views(image, boxes, row, flips, size), row, out[:, row])
+        return out.flatten(0, 1)
+    for height, width in sorted(set(zip(heights.tolist(), widths.tolist(), strict=True))):
+        rows = np.flatnonzero((heights == height) & (widths == width))
+        same = torch.stack([images[row] for row in rows.tolist()]).float()  # (b, C, H, W)
+        part = Boxes(*(table[rows] for table in boxes))
+        pixels = _warped(same, part, flips[rows], u[rows], jitter=settings.affine, size=size)
+        colours = Photometrics.draw(u[rows], settings, kind, mean, std)
+        done = torch.empty_like(pixels).flatten(0, 1)
+        colours.apply(pixels.flatten(0, 1), slice(None), done)
+        out[:, torch.from_numpy(rows)] = done.view_as(pixels)
+    return out.flatten(0, 1)
+
+
+def _warped(
+    images: Tensor,
+    boxes: Boxes,
+    flips: NDArray[np.bool_],
+    u: NDArray[np.float64],
+    *,
+    jitter: AffineJitter,
+    size: int,
+) -> Tensor:
+    """Return warped views of equally large images, (B, C, H, W) -> (V, B, C, S, S) of 0..255."""
+    height, width = images.shape[-2:]
+    pixels = warp_views(images, view_transforms(boxes, flips, u, jitter, (height, width)), size)
+    if jitter.stroke > 1:
+        powers = torch.from_numpy(stroke_powers(u, jitter).T.copy())[..., None, None, None]
+        pixels.div_(255).clamp_(0, 1).pow_(powers).mul_(255)
+    return pixels
