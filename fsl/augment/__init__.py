@@ -7,13 +7,12 @@ and loader workers cannot change a pixel.
 from fsl.augment.config import AffineJitter, ColourJitter, MultiCropConfig, SingleViewConfig
 from fsl.augment.evaluation import evaluation_images
 from fsl.augment.labelled import LabelledBatcher
-from fsl.augment.multi_crop import MaskSampler, MultiCropBatcher
+from fsl.augment.multi_crop import MultiCropBatcher
 
 __all__ = [
     "AffineJitter",
     "ColourJitter",
     "LabelledBatcher",
-    "MaskSampler",
     "MultiCropBatcher",
     "MultiCropConfig",
     "SingleViewConfig",

@@ -7,7 +7,6 @@ images share its batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,16 +19,8 @@ from fsl.augment.evaluation import check_image
 from fsl.augment.views import class_turns, make_views, prepared
 from fsl.errors import ConfigError
 from fsl.images import ImageSpec
+from fsl.masking import BlockMaskConfig, block_masks
 from fsl.types import MultiViewBatch
-
-
-class MaskSampler(Protocol):
-    """Draws which patches of the global views are hidden; picklable and pure."""
-
-    def __call__(
-        self, grid: tuple[int, int], seeds: NDArray[np.uint64], epoch: int
-    ) -> Tensor | NDArray[np.bool_]:
-        """Return bool (n, h, w) for a patch grid (h, w) and a 63-bit seed of each view (n,)."""
 
 
 class MultiCropBatcher:
@@ -37,7 +28,7 @@ class MultiCropBatcher:
 
     Args:
         crops: the settings of the views.
-        masks: draws the masks of the global views; None masks nothing.
+        masks: the settings of the global views' masks; None masks nothing.
         images: colour mode and normalisation. The view sizes are those of `crops`.
         grid_of: `grid_of(size)` is the backbone's patch grid (h, w); it is asked once, here.
     """
@@ -45,7 +36,7 @@ class MultiCropBatcher:
     def __init__(
         self,
         crops: MultiCropConfig,
-        masks: MaskSampler | None,
+        masks: BlockMaskConfig | None,
         images: ImageSpec,
         grid_of: Callable[[int], tuple[int, int]],
     ) -> None:
@@ -84,4 +75,4 @@ class MultiCropBatcher:
         if self.masks is None:
             return torch.zeros((count, *self.grid), dtype=torch.bool)
         per_view = derived_seeds(seeds, Stream.MASKS, GLOBAL_VIEWS).T.reshape(-1)
-        return torch.as_tensor(self.masks(self.grid, per_view, epoch))
+        return block_masks(per_view.tolist(), *self.grid, self.masks, epoch)
