@@ -1,0 +1,285 @@
+"""Samples -> tar shards, an index, and descriptors for other people's readers.
+
+The tars are webdataset's own (USTAR, `<key>.png` beside `<key>.cls`), with fixed times and owners:
+equal settings give equal bytes. Each shard is written under a temporary name and renamed; the
+index comes last, so a directory with an index is complete.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
+
+from data_shards.location import Location
+from data_shards.manifest import INDEX_NAME, ShardFile, ShardSet
+from data_shards.manifest_builder import ManifestBuilder
+from data_shards.sources import Sample, Source, SourceConfig, build_source, classes_of
+from data_shards.splits import SPLITS, SharedImages, check_disjoint
+from data_shards.tar_shard import TarShard
+from fsl.errors import ConfigError, ShardError, StorageError
+
+logger = logging.getLogger(__name__)
+
+DESCRIPTOR = "shardindex.json"
+VERSION = 1
+READERS = 8
+"""Threads that read and decode; more than this waits for the disk anyway."""
+AHEAD = 512
+"""Images read ahead of the one being written."""
+
+
+class EncodedImage(NamedTuple):
+    """A checked image."""
+
+    content: bytes
+    ext: str
+    width: int
+    height: int
+
+
+def write_shards(
+    source_config: SourceConfig,
+    destination: Location,
+    *,
+    shard_mb: float = 128,
+    max_samples: int = 2000,
+    seed: int = 0,
+    progress: bool = True,
+    overwrite: bool = False,
+) -> ShardSet:
+    """Write all samples of a source as shards below `destination`, one directory per split.
+
+    A finished shard set made from the same source with the same settings is returned as it is.
+
+    Args:
+        source_config: what to read.
+        destination: directory, made when missing.
+        shard_mb: shards are closed before they exceed this many MB (10^6 bytes).
+        max_samples: and after this many samples.
+        seed: seed of the order of the samples.
+        progress: show a bar on stderr.
+        overwrite: replace a finished shard set made otherwise.
+
+    Raises:
+        ShardError: an unreadable image, the same image in two splits, no room on the disk.
+        ConfigError: a class in two splits, settings that fit no data.
+    """
+    if shard_mb <= 0 or max_samples < 1:
+        raise ConfigError(f"shard_mb={shard_mb}, max_samples={max_samples}: must be positive")
+    source = build_source(source_config)
+    recipe = {
+        "settings": source_config.model_dump(mode="json"),
+        "fingerprint": source.fingerprint(),
+        "shard_mb": shard_mb,
+        "max_samples": max_samples,
+        "writer": VERSION,
+    }
+    finished = _finished(destination, recipe, seed, overwrite)
+    if finished is not None:
+        return finished
+    try:
+        clear(destination)
+        return _Packing(source, destination, recipe, seed, progress).run()
+    except StorageError as error:
+        raise ShardError(f"{error}; no index was written, start again when mended") from error
+
+
+def clear(destination: Location) -> None:
+    """Delete what an earlier write left in `destination`, finished or not; nothing else.
+
+    The index goes first: whatever happens next, half a shard set is never taken for a whole one.
+    """
+    (destination / INDEX_NAME).delete()
+    for split in SPLITS:
+        folder = destination / split
+        if not folder.exists():
+            continue
+        ours = re.compile(rf"\.?{split}-\d{{6}}\.tar(\.part)?|{re.escape(DESCRIPTOR)}")
+        for item in folder.list():
+            if ours.fullmatch(item.name):
+                item.delete()
+            elif not item.name.startswith("."):
+                raise ShardError(
+                    f"{item}: was not made by the writer of shards; choose another directory "
+                    "or move it away"
+                )
+
+
+def _finished(
+    destination: Location, recipe: dict[str, Any], seed: int, overwrite: bool
+) -> ShardSet | None:
+    """Return the shard set that lies in `destination` if it is the one asked for."""
+    if overwrite or not (destination / INDEX_NAME).exists():
+        return None
+    there = ShardSet.open(destination)
+    whole = all(
+        (destination / file.name).exists() and (destination / file.name).size() == file.bytes
+        for file in there.files
+    )
+    if there.source == recipe and there.seed == seed:
+        return there if whole else None
+    raise ShardError(
+        f"{destination}: holds a finished shard set made of another source or with other "
+        "settings; choose another directory, or overwrite it (--overwrite)"
+    )
+
+
+class _Packing:
+    """One run of the writer."""
+
+    def __init__(
+        self,
+        source: Source[Any],
+        destination: Location,
+        recipe: dict[str, Any],
+        seed: int,
+        progress: bool,
+    ) -> None:
+        self.source, self.destination, self.seed = source, destination, seed
+        self.samples = list(source.samples())
+        if not self.samples:
+            raise ConfigError(f"source {source.config.name!r}: no samples")
+        found = classes_of(self.samples)
+        check_disjoint(found, f"source {source.config.name!r}")
+        self.classes = {split: found[split] for split in SPLITS if split in found}
+        self.labels = {
+            split: {name: label for label, name in enumerate(names)}
+            for split, names in self.classes.items()
+        }
+        self.shard_bytes = int(recipe["shard_mb"] * 1e6)
+        self.max_samples: int = recipe["max_samples"]
+        self.manifest = ManifestBuilder(self.classes, seed, recipe)
+        self.shared = SharedImages()
+        self.files: list[ShardFile] = []
+        self.bar = tqdm(
+            total=len(self.samples), unit=" images", disable=not progress, desc="shards"
+        )
+
+    def run(self) -> ShardSet:
+        """Write everything; return the finished shard set."""
+        self.destination.make_dir()
+        with self.bar, tempfile.TemporaryDirectory(prefix="fewshot-shards-") as spool:
+            for split in self.classes:
+                self._write_split(split, Path(spool))
+        if self.shared.count:
+            logger.warning("%s (%d in all)", self.shared.example, self.shared.count)
+        return self.manifest.finish(self.destination, self.files)
+
+    def _write_split(self, split: str, spool: Path) -> None:
+        """Write the shards of one split, in shuffled order, and their descriptor."""
+        members = [sample for sample in self.samples if sample.split == split]
+        order = np.random.default_rng([self.seed, SPLITS.index(split)]).permutation(len(members))
+        shuffled = [members[i] for i in order]
+        width = max(8, len(str(len(shuffled))))
+        folder = self.destination / split
+        shards: list[tuple[ShardFile, str]] = []
+        shard: TarShard | None = None
+        try:
+            for row, (sample, image) in enumerate(self._images(shuffled)):
+                fields = self._fields(sample, image)
+                if shard is not None and self._full(shard, fields):
+                    shards.append(shard.close())
+                    shard = None
+                if shard is None:
+                    shard = TarShard(folder / f"{split}-{len(shards):06d}.tar", split, spool)
+                self._add(shard, f"{row:0{width}d}", sample, image, fields)
+            if shard is not None:
+                shards.append(shard.close())
+        except BaseException:
+            if shard is not None:
+                shard.abandon()
+            raise
+        self.files += [file for file, _ in shards]
+        (folder / DESCRIPTOR).write_text(_descriptor(split, shards))
+
+    def _full(self, shard: TarShard, fields: dict[str, bytes]) -> bool:
+        return shard.samples >= self.max_samples or shard.bytes_with(fields) > self.shard_bytes
+
+    def _fields(self, sample: Sample, image: EncodedImage) -> dict[str, bytes]:
+        """Return the members of a sample by extension."""
+        fields = {
+            image.ext: image.content,
+            "cls": str(self.labels[sample.split][sample.class_name]).encode(),
+        }
+        if sample.extra:
+            fields["json"] = json.dumps(dict(sample.extra), sort_keys=True).encode()
+        return fields
+
+    def _add(
+        self, shard: TarShard, key: str, sample: Sample, image: EncodedImage,
+        fields: dict[str, bytes],
+    ) -> None:  # fmt: skip
+        offset, crc32 = shard.add(key, fields, image.ext)
+        self.shared.add(sha256(image.content).digest(), sample.split, sample.origin)
+        if self.source.config.shared_images == "refuse":
+            self.shared.refuse()
+        self.manifest.add(
+            key,
+            sample.split,
+            self.labels[sample.split][sample.class_name],
+            shard_name=shard.name,
+            offset=offset,
+            size=len(image.content),
+            ext=image.ext,
+            crc32=crc32,
+            width=image.width,
+            height=image.height,
+            extra={**sample.extra, "origin": sample.origin},
+        )
+        self.bar.update()
+
+    def _images(self, samples: Sequence[Sample]) -> Iterator[tuple[Sample, EncodedImage]]:
+        """Yield samples with their images in order, read by several threads ahead of use."""
+        with ThreadPoolExecutor(READERS) as pool:
+            for start in range(0, len(samples), AHEAD):
+                some = samples[start : start + AHEAD]
+                yield from zip(some, pool.map(self._read, some), strict=True)
+
+    def _read(self, sample: Sample) -> EncodedImage:
+        where = f"source {self.source.config.name!r}: {sample.origin}"
+        return checked_image(self.source.read(sample), where)
+
+
+def checked_image(content: bytes, where: str) -> EncodedImage:
+    """Return the image with its format and size, after decoding it once in full.
+
+    A damaged file costs a message now instead of a failure in the middle of a training run.
+    """
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            kind, (width, height) = image.format, image.size
+            image.load()
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+        raise ShardError(f"{where}: not a readable image: {error}") from None
+    if kind not in ("JPEG", "PNG") or max(width, height) >= 2**15:
+        raise ShardError(
+            f"{where}: {kind} of {width} x {height}; expected JPEG or PNG below 32768 pixels"
+        )
+    return EncodedImage(content, "png" if kind == "PNG" else "jpg", width, height)
+
+
+def _descriptor(split: str, shards: Sequence[tuple[ShardFile, str]]) -> str:
+    """Return the wids description of one split, whose addresses are relative to its folder."""
+    listed = [
+        {
+            "url": file.name.rpartition("/")[2],
+            "nsamples": file.samples,
+            "filesize": file.bytes,
+            "md5sum": md5,
+        }
+        for file, md5 in shards
+    ]
+    content = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "name": split}
+    return json.dumps({**content, "shardlist": listed}, indent=2) + "\n"
