@@ -8,7 +8,7 @@ the same class trains under Ray, in a notebook and in a unit test.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
@@ -76,6 +76,11 @@ class Method(nn.Module, ABC, Generic[B]):
         """Return parameters whose gradients this step drops. Default: none."""
         del progress
         return ()
+
+    def diagnose(self, metrics: Mapping[str, float]) -> str | None:
+        """Return a warning that averaged `StepOutput.metrics` call for (a collapse), or None."""
+        del metrics
+        return None
 
     def embed(self, images: Tensor) -> Tensor:
         """Return evaluation features (..., D) of images (..., C, H, W)."""
