@@ -1,0 +1,157 @@
+"""Which differences are real: paired intervals, and intervals over classes.
+
+Two models scored on the same episodes are compared episode by episode: most of the spread of
+accuracies comes from the episodes and cancels. The usual interval asks what other episodes of the
+same few classes would give; `class_interval` asks what other classes would give, which is what
+"novel classes" promises and is several times wider with 20 classes.
+
+Letters: E episodes, W ways, C classes that occur.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fsl.errors import ConfigError
+from fsl.metrics import mean_ci95
+
+Z = 1.959964
+SMALL_T = (12.7062, 4.3027, 3.1824, 2.7764)
+
+
+class ClassCI(NamedTuple):
+    """A mean in [0, 1] with the half-width of its 95 % interval over `classes` classes.
+
+    The half-width is NaN when it cannot be told: every episode contains every class.
+    """
+
+    mean: float
+    half_width: float
+    classes: int
+
+    def __str__(self) -> str:
+        if math.isnan(self.half_width):
+            return f"{100 * self.mean:.2f} % (no interval: each episode has all classes)"
+        return f"{100 * self.mean:.2f} ± {100 * self.half_width:.2f} % ({self.classes} classes)"
+
+
+class PairedDifference(NamedTuple):
+    """Mean of B - A over the same episodes, with the half-width of its 95 % interval."""
+
+    mean: float
+    half_width: float
+    tasks: int
+
+    @property
+    def real(self) -> bool:
+        """Whether the interval excludes zero."""
+        return abs(self.mean) > self.half_width
+
+    def words(self, a: str, b: str) -> str:
+        """One sentence: which is better by how much, or that nobody can tell."""
+        size = f"{100 * abs(self.mean):.2f} ± {100 * self.half_width:.2f} points"
+        pairs = f"(paired over {self.tasks} episodes)"
+        if not self.real:
+            sign = "−" if self.mean < 0 else ""
+            return f"no real difference between {a} and {b}: {sign}{size} {pairs}"
+        better, worse = (b, a) if self.mean > 0 else (a, b)
+        return f"{better} is better than {worse} by {size} {pairs}"
+
+
+def paired_difference(a: Tensor, b: Tensor) -> PairedDifference:
+    """Compare per-episode accuracies (E,) of two models on the same episodes."""
+    if a.shape != b.shape:
+        raise ConfigError(
+            f"a paired comparison needs the same episodes: got {a.numel()} and {b.numel()}"
+        )
+    return PairedDifference(*mean_ci95(b.double() - a.double()))
+
+
+def class_interval(values: Tensor, classes: Tensor) -> ClassCI:
+    """Mean with a 95 % interval over the choice of classes and of episodes.
+
+    A jackknife over classes. An episode's accuracy depends on all its classes (each is also a wrong
+    answer for the others), so class c counts by how the mean changes when episodes with c are
+    left out. What the finite number of episodes adds to the spread of those changes is
+    subtracted, and the interval over episodes added once: never narrower than `mean_ci95`.
+
+    Args:
+        values: (E,) accuracy, or difference of accuracies, of each episode.
+        classes: (E, W) class numbers of each episode; a class occurs once in an episode.
+    """
+    values = values.double()
+    episodes, ways = classes.shape
+    _, which = torch.unique(classes, return_inverse=True)  # (E, W) numbers 0..C-1
+    count = int(which.max()) + 1
+    overall = mean_ci95(values)
+    if count <= ways:
+        return ClassCI(overall.mean, math.nan, count)
+    inside = _part(values, which, count)
+    outside = Part(*(whole - part for whole, part in zip(_whole(values), inside, strict=True)))
+    if bool((inside.size < 2).any()) or bool((outside.size < 2).any()):
+        return ClassCI(overall.mean, math.nan, count)
+    influence = (count - 1) * (overall.mean - outside.mean)  # (C,) jackknife pseudo-deviations
+    # The influence is also share * (mean inside - mean outside); the two are over different
+    # episodes, so the variances of their means add.
+    share = (count - 1) * inside.size / episodes
+    noise = (share.square() * (inside.error + outside.error)).mean() / count
+    between = max(0.0, float(influence.var(unbiased=True) / count - noise))
+    error = math.sqrt(between + (overall.half_width / 1.96) ** 2)
+    return ClassCI(overall.mean, student_t(count - 1) * error, count)
+
+
+class Part(NamedTuple):
+    """Count, sum and sum of squares of the values of some episodes, for each class (C,)."""
+
+    size: Tensor
+    total: Tensor
+    squares: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        return self.total / self.size
+
+    @property
+    def error(self) -> Tensor:
+        """Variance of the mean."""
+        return (self.squares / self.size - self.mean.square()) / self.size
+
+
+def _part(values: Tensor, which: Tensor, count: int) -> Part:
+    """The episodes with each class; `which` (E, W) numbers the classes from 0."""
+    zeros = torch.zeros(count, dtype=torch.float64, device=values.device)
+    repeated = values.repeat_interleave(which.shape[1])
+    columns = torch.ones_like(repeated), repeated, repeated.square()
+    return Part(*(zeros.scatter_add(0, which.flatten(), column) for column in columns))
+
+
+def _whole(values: Tensor) -> Part:
+    return Part(torch.tensor(float(values.numel())), values.sum(), values.square().sum())
+
+
+def student_t(freedom: int) -> float:
+    """97.5 % quantile of Student's t, within 0.1 %."""
+    if freedom < 1:
+        raise ConfigError(f"a t quantile needs at least 1 degree of freedom, got {freedom}")
+    if freedom <= len(SMALL_T):
+        return SMALL_T[freedom - 1]
+    z, n = Z, float(freedom)  # Cornish-Fisher expansion
+    return (
+        z
+        + (z**3 + z) / (4 * n)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * n**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * n**3)
+    )
+
+
+def class_accuracies(way_accuracies: Tensor, classes: Tensor, count: int) -> Tensor:
+    """Mean accuracy on the queries of each class, (E, W) twice -> (count,); NaN if never asked."""
+    sums = torch.zeros(count, dtype=torch.float64).scatter_add(
+        0, classes.flatten().long(), way_accuracies.flatten().double()
+    )
+    asked = torch.bincount(classes.flatten().long(), minlength=count)
+    return sums / asked
