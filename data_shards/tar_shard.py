@@ -38,8 +38,9 @@ class TarShard:
             self._stream = _Hashing(self._path.open("wb"))
         except OSError as error:
             raise self._failed(error) from None
+        # An integer time: a float one would add an extended header to every member.
         self._tar = TarWriter(
-            self._stream, user="", group="", mtime=0.0, encoder=False, compress=False
+            self._stream, user="", group="", mtime=0, encoder=False, compress=False
         )
 
     @property
@@ -55,18 +56,17 @@ class TarShard:
         """Write a sample; return the position of the member `payload` and its crc32."""
         if "." in key or "/" in key or key.startswith("_") or not key:
             raise ShardError(f"{self.target}: key {key!r}: dots, slashes and `_` break readers")
-        position = self._end
+        positions, end = {}, self._end
         for ext in sorted(fields):  # webdataset writes members in this order
-            position += BLOCK
-            if ext == payload:
-                break
-            position += _padded(len(fields[ext]))
+            positions[ext] = end + BLOCK
+            end += BLOCK + _padded(len(fields[ext]))
         try:
             self._tar.write({"__key__": key, **fields})
         except OSError as error:
             raise self._failed(error) from None
+        assert self._end == end, "webdataset changed its layout: positions would be wrong"
         self.samples += 1
-        return position, zlib.crc32(fields[payload])
+        return positions[payload], zlib.crc32(fields[payload])
 
     def close(self) -> tuple[ShardFile, str]:
         """Finish the shard and put it in place; return its entry and its md5."""
