@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from fsl.errors import ConfigError, did_you_mean
@@ -104,6 +105,14 @@ def build(
         raise ConfigError("\n".join(lines)) from None
 
 
+def field_metadata(field: FieldInfo) -> Iterator[Any]:
+    """Yield what is annotated on a field or, for `Annotated[...] | None`, on an alternative."""
+    yield from field.metadata
+    if get_origin(field.annotation) in (Union, UnionType):
+        for option in get_args(field.annotation):
+            yield from getattr(option, "__metadata__", ())
+
+
 def fingerprint(config: BaseModel) -> str:
     """Return the sha256 of the settings that can change a result (64 hex digits)."""
     return digest(_dump(config))
@@ -131,7 +140,7 @@ def _dump(value: Any) -> Any:
         return {
             name: _dump(getattr(value, name))
             for name, field in type(value).model_fields.items()
-            if not any(isinstance(item, _RuntimeOnly) for item in field.metadata)
+            if not any(isinstance(item, _RuntimeOnly) for item in field_metadata(field))
         }
     if isinstance(value, Mapping):
         return {str(key): _dump(item) for key, item in value.items()}

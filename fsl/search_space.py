@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from fsl.config import field_metadata
 
 
 @dataclass(frozen=True)
@@ -49,10 +52,16 @@ def search_space(config: BaseModel) -> dict[str, Domain]:
     """Return dotted key -> range for every field of `config`, and of its sections, that has one."""
     found: dict[str, Domain] = {}
     for name, field in type(config).model_fields.items():
-        for domain in (item for item in field.metadata if isinstance(item, Domain)):
+        domain = domain_of(field)
+        if domain is not None:
             found[name] = domain
         found |= _inside(name, getattr(config, name))
     return found
+
+
+def domain_of(field: FieldInfo) -> Domain | None:
+    """Return the range on a field, also on one that may be null instead, or None."""
+    return next((item for item in field_metadata(field) if isinstance(item, Domain)), None)
 
 
 def _inside(name: str, value: Any) -> dict[str, Domain]:
