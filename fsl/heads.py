@@ -61,7 +61,8 @@ class Prototypes(nn.Module):
         """Return W (K, P), in float32 whatever autocast says."""
         with torch.autocast(self.direction.device.type, enabled=False):
             lengths = torch.linalg.vector_norm(self.direction, dim=1, keepdim=True)
-            return self.gain * (self.direction / lengths)
+            weight: Tensor = self.gain * (self.direction / lengths)
+        return weight
 
 
 class ProjectionHead(nn.Module):
@@ -101,7 +102,7 @@ class ProjectionHead(nn.Module):
         """Return unit bottleneck features, rows (n, D) -> (n, P), at least float32."""
         if torch.is_grad_enabled() or len(rows) <= ROWS_WITHOUT_GRADIENT:
             return self._project(rows, standardiser)
-        parts = rows.split(ROWS_WITHOUT_GRADIENT)
+        parts = torch.split(rows, ROWS_WITHOUT_GRADIENT)
         return torch.cat([self._project(part, standardiser) for part in parts])
 
     def class_prototypes(self) -> Tensor:
@@ -125,7 +126,7 @@ class ProjectionHead(nn.Module):
         projected = self.project(tokens.flatten(0, -2), self.standardiser(tokens))
         if tokens.ndim == 2:
             return projected @ self.class_prototypes().mT
-        projected = projected.unflatten(0, tokens.shape[:-1])
+        projected = projected.view(*tokens.shape[:-1], -1)
         patches = projected[:, 1:] @ self.patch_prototypes().mT
         return projected[:, 0] @ self.class_prototypes().mT, patches
 

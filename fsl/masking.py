@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Literal, Self
 
@@ -51,20 +50,9 @@ class BlockMaskConfig(Section):
         return self
 
 
-@dataclass(frozen=True)
-class BlockMaskSampler:
-    """Draws the masks of a batch of views; picklable, a pure function of the seeds."""
-
-    config: BlockMaskConfig
-
-    def __call__(self, grid: tuple[int, int], seeds: Iterable[int], epoch: int) -> Tensor:
-        """Return one mask per seed, bool (n, h, w), True = hidden; see `block_masks`."""
-        if epoch < self.config.start_epoch:
-            return torch.zeros(len(list(seeds)), *grid, dtype=torch.bool)
-        return block_masks(seeds, *grid, self.config)
-
-
-def block_masks(seeds: Iterable[int], height: int, width: int, config: BlockMaskConfig) -> Tensor:
+def block_masks(
+    seeds: Iterable[int], height: int, width: int, config: BlockMaskConfig, epoch: int | None = None
+) -> Tensor:
     """Return one mask per seed, bool (n, height, width), True = hidden.
 
     Args:
@@ -72,7 +60,10 @@ def block_masks(seeds: Iterable[int], height: int, width: int, config: BlockMask
         height: rows of the patch grid.
         width: columns of the patch grid.
         config: shape and sizes.
+        epoch: current epoch; before `config.start_epoch` nothing is masked. None = started.
     """
+    if epoch is not None and epoch < config.start_epoch:
+        return torch.zeros(len(list(seeds)), height, width, dtype=torch.bool)
     cells = [draw_mask(random.Random(int(seed)), height, width, config) for seed in seeds]
     count = height * width
     size = -(-count // 8)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -39,7 +39,7 @@ def clip_per_parameter_(parameters: Iterable[Tensor], max_norm: float) -> Tensor
     Returns:
         (n,) norms before clipping of the tensors that have a gradient.
     """
-    gradients: Sequence[Tensor] = [p.grad for p in parameters if p.grad is not None]
+    gradients = [p.grad for p in parameters if p.grad is not None]
     if not gradients:
         return torch.zeros(0)
     norms = torch.stack(torch._foreach_norm(gradients))

@@ -67,7 +67,8 @@ def match_patches(student: Tensor, teacher: Tensor, pairs: Tensor) -> Tensor:
         teacher = F.normalize(_at_least_float(teacher), dim=-1)
         step = max(1, SIMILARITY_ELEMENTS // student.shape[1] ** 2)
         found = [
-            (teacher[part[:, 1]] @ student[part[:, 0]].mT).argmax(-1) for part in pairs.split(step)
+            (teacher[part[:, 1]] @ student[part[:, 0]].mT).argmax(-1)
+            for part in torch.split(pairs, step)
         ]
     return torch.cat(found) if found else pairs.new_zeros(0, student.shape[1])
 
@@ -188,7 +189,7 @@ class _Groups(NamedTuple):
 
     @staticmethod
     def of(labels: Tensor, singles: bool = False) -> _Groups:
-        _, number, counts = labels.unique(return_inverse=True, return_counts=True)
+        _, number, counts = torch.unique(labels, return_inverse=True, return_counts=True)
         taking_part = counts if singles else counts * (counts > 1)
         order = number.argsort(stable=True)
         order = order[taking_part[number[order]] > 0]
@@ -218,7 +219,7 @@ def _plan(
     """Number the used student patches densely and cut the work at class borders."""
     all_rows = torch.cat([part.flatten() for part in rows])
     all_columns = torch.cat([part.flatten() for part in columns])
-    used, dense = all_rows.unique(return_inverse=True)  # sorted
+    used, dense = torch.unique(all_rows, return_inverse=True)  # sorted
     count = 2 * groups.members * patches
     borders = _borders(groups, patches, prototypes)
     student_borders = torch.searchsorted(used, torch.tensor(borders, device=used.device)).tolist()

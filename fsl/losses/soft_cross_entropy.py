@@ -17,12 +17,13 @@ are formed chunk by chunk in the forward pass: no [rows, K] tensor outlives its 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 CHUNK_ELEMENTS = 1 << 22
 """Logits per chunk: 16 MB of float32, which stays near the processor and keeps matmuls wide."""
@@ -103,7 +104,8 @@ def teacher_probabilities(
         return logits.div_(temperature).softmax(-1)
 
 
-class SoftTargets(NamedTuple):
+@dataclass(frozen=True)
+class SoftTargets:
     """Targets made from teacher features when a block needs them."""
 
     features: Tensor  # (C, P)
@@ -135,7 +137,7 @@ def folded_cross_entropy(
     """
     with torch.autocast(student.device.type, enabled=False):
         dtype = _precise(student)
-        value: Tensor = _FoldedCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        value: Tensor = _FoldedCrossEntropy.apply(
             student.to(dtype), prototypes.to(dtype), targets, fold, temperature
         )
     return value
@@ -169,9 +171,9 @@ class _FoldedCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        grad_student, grad_weight = ctx.saved_tensors  # type: ignore[attr-defined]
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        grad_student, grad_weight = ctx.saved_tensors
         return grad_student * grad, grad_weight * grad, None, None, None
 
 

@@ -32,7 +32,7 @@ from fsl.losses.soft_cross_entropy import (
     folded_cross_entropy,
     teacher_probabilities,
 )
-from fsl.masking import BlockMaskConfig, BlockMaskSampler
+from fsl.masking import BlockMaskConfig
 from fsl.method import Method, MethodConfig
 from fsl.momentum import ema_update_, make_teacher, matching_parameters
 from fsl.schedules import CosineSchedule, TeacherTemperature
@@ -136,7 +136,7 @@ class Distillation(Method[MultiViewBatch]):
         grid_of: Callable[[int], tuple[int, int]],
     ) -> Batcher:
         """Return the multi-crop batcher with block masks."""
-        return MultiCropBatcher(config.crops, BlockMaskSampler(config.masks), images, grid_of)
+        return MultiCropBatcher(config.crops, config.masks, images, grid_of)
 
     @abstractmethod
     def class_fold(self, views: Views) -> Fold:
@@ -201,7 +201,7 @@ class Distillation(Method[MultiViewBatch]):
             ema_update_(*matching_parameters(teacher, student), self.momentum)
         if self._center_sum is not None:
             mean = all_reduce_mean(self._center_sum / self._seen)
-            class_mean, patch_mean = mean.split([len(self.center), len(self.patch_center)])
+            class_mean, patch_mean = torch.split(mean, [len(self.center), len(self.patch_center)])
             kept = self.config.center_momentum
             self.center.copy_(update_center(self.center, class_mean, kept))
             self.patch_center.copy_(update_center(self.patch_center, patch_mean, kept))
@@ -227,7 +227,7 @@ class Distillation(Method[MultiViewBatch]):
         features = torch.cat(
             [F.normalize(tokens.cls.float(), dim=-1), F.normalize(pooled, dim=-1)], -1
         )
-        return features.unflatten(0, images.shape[:-3])
+        return features.reshape(*images.shape[:-3], -1)
 
     def _views(self, batch: MultiViewBatch) -> Views:
         student = self.backbone.tokens(batch.global_views, batch.masks)
