@@ -98,7 +98,8 @@ def _identity(planned: PlannedStage) -> dict[str, Any]:
 
 
 def _result(planned: PlannedStage, metrics: Mapping[str, float]) -> StageResult:
-    return StageResult(planned.label, planned.config.kind, planned.key, planned.path, metrics)
+    place = planned.stage.place(planned.path)
+    return StageResult(planned.label, planned.config.kind, planned.key, place, metrics)
 
 
 def _write(path: Location, content: Mapping[str, Any]) -> None:

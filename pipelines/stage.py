@@ -53,7 +53,7 @@ class StageResult:
         label: its name in the recipe.
         kind: which stage it was.
         key: identity of the result (64 hex digits).
-        path: its directory.
+        path: where its files are, see `Stage.place`.
         metrics: the numbers it returned.
     """
 
@@ -137,6 +137,10 @@ class Stage(ABC, Generic[C]):
     def check(self, inputs: Mapping[str, PlannedStage]) -> None:
         """Raise FewShotError for what can be found wrong before anything runs."""
         del inputs
+
+    def place(self, out: Location) -> Location:
+        """Return where the result's files are: `out`, unless the stage only points elsewhere."""
+        return out
 
     def data_digest(self) -> str:
         """Return a digest of the outside data this stage reads (not of its inputs)."""
