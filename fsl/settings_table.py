@@ -16,6 +16,7 @@ import annotated_types
 from pydantic import BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
 
+from fsl.config import field_metadata
 from fsl.registry import Registry
 from fsl.search_space import Choice, Domain, domain_of
 
@@ -28,7 +29,7 @@ SIGNS = {
     annotated_types.MaxLen: ("max_length", "length <="),
     annotated_types.MultipleOf: ("multiple_of", "multiple of"),
 }
-NAMES = {NoneType: "null", BaseModel: "section", Path: "path"}
+NAMES: dict[type, str] = {NoneType: "null", BaseModel: "section", Path: "path"}
 
 
 class Setting(NamedTuple):
@@ -100,10 +101,11 @@ def _bare(annotation: Any) -> Any:
 
 
 def _type(field: FieldInfo) -> str:
-    for item in field.metadata:
+    for item in field_metadata(field):
         owner = getattr(item.func, "__self__", None) if isinstance(item, BeforeValidator) else None
         if isinstance(owner, Registry):
-            return f"{owner.kind} by {owner.tag}"
+            optional = " or null" if NoneType in get_args(field.annotation) else ""
+            return f"{owner.kind} by {owner.tag}{optional}"
     return _type_name(field.annotation)
 
 
