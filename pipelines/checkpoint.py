@@ -1,0 +1,306 @@
+"""Checkpoints: everything a training run needs to go on, in a directory that proves itself whole.
+
+`model.safetensors` holds the method (student, teacher, centres), `state.pt` the optimizer's
+moments and the gradient scaler, `checkpoint.json` the position, the settings, and the list of the
+two files with size and sha256. Storage may merge a half-uploaded directory with a later one; the
+list is what detects it. Optimizer state is kept by parameter name, never by number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from data_shards.location import Location
+from fsl.backbones import build_backbone
+from fsl.config import build
+from fsl.errors import CheckpointError, ConfigError
+from fsl.images import ImageSpec
+from fsl.method import Method, build_method
+from pipelines.train_config import TrainConfig
+
+FORMAT = 1
+MODEL, STATE, MANIFEST = "model.safetensors", "state.pt", "checkpoint.json"
+DIRECTORY = "checkpoints"
+SCORE = "val_accuracy"
+Which = Literal["best", "last"]
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """What `checkpoint.json` says."""
+
+    step: int
+    epoch: int
+    world_size: int
+    digest: str
+    """Of everything that makes the run: settings, data, seed, start."""
+    config: dict[str, Any]
+    """The train stage's settings, images and backbone resolved."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    format: int = FORMAT
+
+
+class LoadedModel(NamedTuple):
+    """A trained method, ready for evaluation or export."""
+
+    method: Method[Any]
+    images: ImageSpec
+    config: TrainConfig
+    digest: str
+    """sha256 of the weights file."""
+
+
+def write_checkpoint(
+    directory: Path,
+    info: CheckpointInfo,
+    method: nn.Module,
+    optimizer: Optimizer,
+    scaler: torch.amp.GradScaler,
+) -> None:
+    """Write a checkpoint into the existing local `directory`; the manifest comes last."""
+    tensors = {key: value.detach().cpu().clone() for key, value in method.state_dict().items()}
+    save_file({key: value.contiguous() for key, value in tensors.items()}, directory / MODEL)
+    state = {"optimizer": optimizer_state(optimizer, method), "scaler": scaler.state_dict()}
+    torch.save(state, directory / STATE)
+    files = {
+        name: {"bytes": (directory / name).stat().st_size, "sha256": _sha256(directory / name)}
+        for name in (MODEL, STATE)
+    }
+    text = json.dumps({**asdict(info), "files": files}, indent=1)
+    (directory / MANIFEST).write_text(text, encoding="utf-8")
+
+
+class Checkpoint:
+    """An opened, verified checkpoint on local disk.
+
+    Args:
+        directory: where it is.
+        digest: of the run that wants to continue it; None accepts any.
+        name: how messages call it (its address, where `directory` is a copy).
+
+    Raises:
+        CheckpointError: no checkpoint, a damaged one, or one of another configuration.
+    """
+
+    def __init__(self, directory: Path, digest: str | None = None, name: str = "") -> None:
+        self.directory, self.name = directory, name or str(directory)
+        self.info = _read_info(directory / MANIFEST, self.name)
+        for file, expected in self.info.files.items():
+            self._verify(file, expected)
+        if digest is not None and digest != self.info.digest:
+            raise CheckpointError(
+                f"{self.name}: made with other settings, data or seed (digest "
+                f"{self.info.digest[:12]}, this run has {digest[:12]}); undo the change, or give "
+                "the run another directory"
+            )
+
+    def restore_model(self, method: nn.Module) -> None:
+        """Load the weights; names the first keys that differ."""
+        try:
+            tensors = load_file(self.directory / MODEL)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{self.name}/{MODEL}: {error}; {_REMEDY}") from None
+        _same_architecture(self.name, tensors, method.state_dict())
+        method.load_state_dict(tensors)
+
+    def restore_training(
+        self, method: nn.Module, optimizer: Optimizer, scaler: torch.amp.GradScaler
+    ) -> None:
+        """Load the optimizer's moments and the gradient scaler."""
+        try:
+            state = torch.load(self.directory / STATE, map_location="cpu", weights_only=True)
+        except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
+            raise CheckpointError(f"{self.name}/{STATE}: {error}; {_REMEDY}") from None
+        restore_optimizer(optimizer, method, state["optimizer"], self.name)
+        if scaler.is_enabled() and state["scaler"]:
+            scaler.load_state_dict(state["scaler"])
+
+    def _verify(self, file: str, expected: Mapping[str, Any]) -> None:
+        path = self.directory / file
+        if not path.is_file():
+            raise CheckpointError(f"{self.name}: {file} is missing; {_REMEDY}")
+        if path.stat().st_size != expected["bytes"]:
+            raise CheckpointError(
+                f"{self.name}/{file}: {path.stat().st_size} bytes, its manifest says "
+                f"{expected['bytes']}; {_REMEDY}"
+            )
+        if _sha256(path) != expected["sha256"]:
+            raise CheckpointError(f"{self.name}/{file}: its checksum is wrong; {_REMEDY}")
+
+
+_REMEDY = f"the checkpoint is damaged: delete the directory {DIRECTORY} above it to train again"
+
+
+def optimizer_state(optimizer: Optimizer, method: nn.Module) -> dict[str, dict[str, Any]]:
+    """Return the state of each parameter by its name."""
+    states = optimizer.state_dict()["state"]
+    return {name: states[i] for i, name in _numbered(optimizer, method).items() if i in states}
+
+
+def restore_optimizer(
+    optimizer: Optimizer, method: nn.Module, saved: Mapping[str, Any], name: str
+) -> None:
+    """Load what `optimizer_state` returned; a parameter without saved state starts afresh."""
+    numbered = _numbered(optimizer, method)
+    unknown = sorted(set(saved) - set(numbered.values()))
+    if unknown:
+        raise CheckpointError(
+            f"{name}/{STATE}: optimizer state of {unknown[0]!r}, which is not trained here; "
+            "set init.restore to weights"
+        )
+    state = optimizer.state_dict()
+    state["state"] = {i: saved[key] for i, key in numbered.items() if key in saved}
+    optimizer.load_state_dict(state)
+
+
+def _numbered(optimizer: Optimizer, method: nn.Module) -> dict[int, str]:
+    names = {id(parameter): name for name, parameter in method.named_parameters()}
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    return {i: names[id(parameter)] for i, parameter in enumerate(parameters)}
+
+
+def _same_architecture(
+    name: str, saved: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
+) -> None:
+    faults = [f"{key} is missing in it" for key in wanted if key not in saved]
+    faults += [f"{key} is unknown here" for key in saved if key not in wanted]
+    faults += [
+        f"{key} has shape {tuple(saved[key].shape)}, here {tuple(value.shape)}"
+        for key, value in wanted.items()
+        if key in saved and saved[key].shape != value.shape
+    ]
+    if faults:
+        shown = "; ".join(faults[:3]) + (f"; and {len(faults) - 3} more" if faults[3:] else "")
+        raise CheckpointError(
+            f"{name}: weights of another architecture: {shown}. Make backbone, images and method "
+            "equal to those it was trained with"
+        )
+
+
+def find_checkpoints(stage_path: Location) -> dict[str, CheckpointInfo]:
+    """Return name -> info of the whole checkpoints below a train stage, oldest first."""
+    directory = stage_path / DIRECTORY
+    found: dict[str, CheckpointInfo] = {}
+    for place in directory.list() if directory.exists() else []:
+        if (place / MANIFEST).exists():
+            info = _parse_info((place / MANIFEST).read_text(), str(place))
+            sizes = {file: entry["bytes"] for file, entry in info.files.items()}
+            if all((place / f).exists() and (place / f).size() == n for f, n in sizes.items()):
+                found[place.name] = info
+    return dict(sorted(found.items(), key=lambda item: item[1].step))
+
+
+def write_pointers(stage_path: Location) -> dict[Which, CheckpointInfo]:
+    """Write `best.json` and `last.json`, which name a checkpoint each, and return what they name.
+
+    The best is the one of highest validation accuracy, the earliest of equals; without any
+    validation it is the last.
+    """
+    found = find_checkpoints(stage_path)
+    if not found:
+        raise CheckpointError(f"{stage_path}: training ended without a checkpoint; run it again")
+    last = list(found)[-1]
+    scored = {name: info.metrics[SCORE] for name, info in found.items() if SCORE in info.metrics}
+    best = max(scored, key=lambda name: scored[name]) if scored else last
+    names: dict[Which, str] = {"best": best, "last": last}
+    for which, name in names.items():
+        pointer = {"checkpoint": f"{DIRECTORY}/{name}", **found[name].metrics}
+        (stage_path / f"{which}.json").write_text(json.dumps(pointer, indent=1))
+    return {which: found[name] for which, name in names.items()}
+
+
+@contextmanager
+def open_checkpoint(stage_path: Location, which: Which) -> Iterator[Checkpoint]:
+    """Yield the best or last checkpoint of a finished train stage, on local disk."""
+    place = stage_path / _pointed(stage_path, which)
+    if place.local is not None:
+        yield Checkpoint(place.local, name=str(place))
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        place.download(Path(directory))
+        yield Checkpoint(Path(directory), name=str(place))
+
+
+def _pointed(stage_path: Location, which: Which) -> str:
+    """Return the path of a checkpoint relative to its stage."""
+    pointer = stage_path / f"{which}.json"
+    if not pointer.exists():
+        raise CheckpointError(f"{stage_path}: no finished train stage ({which}.json is missing)")
+    name: str = json.loads(pointer.read_text())["checkpoint"]
+    if not (stage_path / name).exists():
+        raise CheckpointError(f"{stage_path}: {name}, named by {which}.json, is gone; train again")
+    return name
+
+
+def load_model(stage_path: Location, which: Which = "best") -> LoadedModel:
+    """Return the trained method of a train stage, on the CPU, in evaluation mode."""
+    with open_checkpoint(stage_path, which) as checkpoint:
+        config = _settings(checkpoint.info, checkpoint.name)
+        method = fresh_method(config, pretrained=False)
+        checkpoint.restore_model(method)
+        digest = checkpoint.info.files[MODEL]["sha256"]
+    assert config.images is not None
+    return LoadedModel(method.eval(), config.images, config, digest)
+
+
+def trained_config(stage_path: Location) -> TrainConfig:
+    """Return the settings of a finished train stage, images and backbone resolved."""
+    place = stage_path / _pointed(stage_path, "last") / MANIFEST
+    return _settings(_parse_info(place.read_text(), str(place.parent)), str(place))
+
+
+def _settings(info: CheckpointInfo, name: str) -> TrainConfig:
+    try:
+        return build(TrainConfig, info.config, origin=name)
+    except ConfigError as error:
+        raise CheckpointError(f"{error}; the checkpoint was made by another version") from None
+
+
+def fresh_method(config: TrainConfig, pretrained: bool = True) -> Method[Any]:
+    """Return the untrained method; without `pretrained` no weights are fetched."""
+    assert config.backbone is not None
+    assert config.images is not None
+    backbone = config.backbone
+    if not pretrained and "pretrained" in type(backbone).model_fields:
+        backbone = backbone.model_copy(update={"pretrained": None})
+    return build_method(config.method, build_backbone(backbone, config.images))
+
+
+def _read_info(path: Path, name: str) -> CheckpointInfo:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise CheckpointError(f"{name}: no readable {MANIFEST}; {_REMEDY}") from None
+    return _parse_info(text, name)
+
+
+def _parse_info(text: str, name: str) -> CheckpointInfo:
+    try:
+        values = json.loads(text)
+        if values["format"] != FORMAT:
+            raise CheckpointError(
+                f"{name}: checkpoint format {values['format']}, this program reads {FORMAT}"
+            )
+        return CheckpointInfo(**values)
+    except (ValueError, KeyError, TypeError):
+        raise CheckpointError(f"{name}: {MANIFEST} is not one of ours; {_REMEDY}") from None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

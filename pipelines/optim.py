@@ -1,0 +1,49 @@
+"""AdamW with schedules of rate and decay that it follows step by step, and gradient clipping."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+from fsl.optimization import clip_per_parameter_, parameter_groups
+from fsl.schedules import CosineSchedule
+from pipelines.train_config import ClipConfig, OptimConfig
+
+
+def build_optimizer(method: nn.Module, config: OptimConfig) -> AdamW:
+    """Return AdamW over the trainable parameters; biases and 1-D tensors do not decay."""
+    groups = parameter_groups(method, config.weight_decay)
+    on_gpu = any(p.is_cuda for group in groups for p in group["params"])
+    return AdamW(groups, lr=config.lr, betas=config.betas, fused=on_gpu or None)
+
+
+class Schedules:
+    """Learning rate and weight decay at each step of a run."""
+
+    def __init__(self, config: OptimConfig, total_steps: int, steps_per_epoch: int) -> None:
+        warmup = round(config.warmup_epochs * steps_per_epoch)
+        final = config.final_weight_decay
+        final = config.weight_decay if final is None else final
+        self.lr = CosineSchedule(config.lr, config.min_lr, total_steps, warmup)
+        self.weight_decay = CosineSchedule(config.weight_decay, final, total_steps)
+
+    def apply(self, optimizer: Optimizer, step: int) -> dict[str, float]:
+        """Set both for `step`, from 0, and return them for the log."""
+        lr, weight_decay = self.lr(step), self.weight_decay(step)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+            group["weight_decay"] = weight_decay if group["decayed"] else 0.0
+        return {"lr": lr, "weight_decay": weight_decay}
+
+
+@torch.no_grad()
+def clip_gradients_(parameters: Iterable[Tensor], config: ClipConfig) -> Tensor:
+    """Limit the gradients in place and return their norm before that, of all together, ()."""
+    parameters = list(parameters)
+    if config.kind == "per_parameter":
+        return torch.linalg.vector_norm(clip_per_parameter_(parameters, config.value))
+    limit = config.value if config.kind == "global_norm" else float("inf")
+    return torch.nn.utils.clip_grad_norm_(parameters, limit)

@@ -1,0 +1,103 @@
+"""One Ray Train worker: runs the training loop, and leaves word when it fails.
+
+Ray restarts the whole group after any failure. What a user has to mend (a damaged image, a loss
+that is not finite) would fail again and again: such a failure is written below the stage's
+directory, and the restarted group ends at once so that the driver can show it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+from ray.train import Checkpoint as RayCheckpoint
+
+from data_shards.location import Location
+from fsl.errors import FewShotError
+from pipelines.checkpoint import SCORE
+from pipelines.trainer import Trainer, TrainSpec
+
+FAILURES = "failures"
+
+
+class RaySession:
+    """A worker's connection to its Ray Train run."""
+
+    def __init__(self, threads: int) -> None:
+        context = ray.train.get_context()
+        self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
+        self.device: torch.device = ray.train.torch.get_device()
+        if self.device.type == "cpu":
+            torch.set_num_threads(threads)
+
+    @contextmanager
+    def last_checkpoint(self) -> Iterator[Path | None]:
+        """Yield the last committed checkpoint, downloaded when it is not on this disk."""
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            yield None
+            return
+        with checkpoint.as_directory() as directory:
+            yield Path(directory)
+
+    def save(self, directory: Path | None, name: str, metrics: Mapping[str, float]) -> None:
+        """Upload the checkpoint and report it; a collective of all ranks."""
+        # without validation it ranks below every scored one; Ray logs an error for a missing key
+        numbers = {SCORE: -1.0, **metrics}
+        checkpoint = None if directory is None else RayCheckpoint.from_directory(directory)
+        ray.train.report(numbers, checkpoint=checkpoint, checkpoint_dir_name=name)
+
+
+def train_worker(settings: Mapping[str, Any]) -> dict[str, float]:
+    """Run one worker's part of a training run; Ray Train calls it in each process."""
+    spec: TrainSpec = settings["spec"]
+    begun = time.time()
+    if fatal_failure(spec.out) is not None:
+        return {}
+    session = RaySession(spec.config.cluster.cpus_per_worker)
+    try:
+        return Trainer(spec, session).fit()
+    except Exception as error:
+        _leave_word(spec.out, session.rank, begun, error)
+        raise
+
+
+def _leave_word(out: Location, rank: int, begun: float, error: Exception) -> None:
+    record = {
+        "rank": rank,
+        "begun": begun,
+        "failed": time.time(),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "fatal": isinstance(error, FewShotError),
+        "type": type(error).__name__,
+        "message": str(error),
+        "traceback": traceback.format_exc(),
+    }
+    (out / FAILURES / f"rank-{rank}.json").write_text(json.dumps(record, indent=1))
+
+
+def read_failures(out: Location) -> list[dict[str, Any]]:
+    """Return the failures of the last group of workers, in the order they happened."""
+    place = out / FAILURES
+    if not place.exists():
+        return []
+    records = [json.loads(item.read_text()) for item in place.list() if item.name[0] != "."]
+    last = max((record["begun"] for record in records), default=0.0)
+    current = [record for record in records if record["failed"] >= last]
+    return sorted(current, key=lambda record: float(record["failed"]))
+
+
+def fatal_failure(out: Location) -> dict[str, Any] | None:
+    """Return the first failure that a user has to mend, if there was one."""
+    return next((record for record in read_failures(out) if record["fatal"]), None)

@@ -1,0 +1,205 @@
+"""A training run on Ray Train: connect, start the workers, follow them, explain what went wrong.
+
+The run's name decides whether Ray resumes: it is always `checkpoints` below the stage's own
+directory, which belongs to one set of settings. So running a stage again continues it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from pipelines.quiet import prepare_environment
+
+prepare_environment()
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # default 2 s: a slow end
+
+import ray
+import ray.train
+from ray.train.torch import TorchTrainer
+
+from fsl import errors
+from fsl.errors import FewShotError, StageError
+from pipelines.checkpoint import DIRECTORY, SCORE
+from pipelines.progress import ProgressLine
+from pipelines.ray_session import FAILURES, fatal_failure, read_failures, train_worker
+from pipelines.train_config import ClusterConfig
+from pipelines.trainer import TrainSpec
+
+logger = logging.getLogger(__name__)
+OBJECT_STORE_BYTES = 150_000_000
+"""Images never pass through Ray; its default would take 30 % of the memory."""
+SHOWN_LINES = 15
+SNAPSHOT = "checkpoint_manager_snapshot.json"
+
+
+def connect(address: str | None = None) -> None:
+    """Connect to a cluster, unless this process already is.
+
+    Args:
+        address: of a running cluster; None takes RAY_ADDRESS, and without it a cluster of this
+            machine alone is started. A running cluster is never picked up by chance.
+    """
+    if ray.is_initialized():
+        return
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    own = {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
+    try:
+        ray.init(
+            address=address,
+            logging_level="ERROR",
+            log_to_driver=False,
+            **(own if address == "local" else {}),
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise StageError(
+            f"Ray at address {address!r} cannot be reached: {error}; start it, or unset "
+            "RAY_ADDRESS to use this machine"
+        ) from None
+
+
+def run_training(spec: TrainSpec, total_steps: int) -> None:
+    """Run the whole training run of a stage, from its last checkpoint if it has one.
+
+    Raises:
+        FewShotError: the workers do not fit, or the run failed; with the reason.
+    """
+    connect()
+    cluster = spec.config.cluster
+    use_gpu = _uses_gpu(cluster)
+    _fits(cluster, use_gpu)
+    _mend_snapshot(spec)
+    (spec.out / FAILURES).delete()
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"spec": spec},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=cluster.workers,
+            use_gpu=use_gpu,
+            resources_per_worker={
+                "CPU": cluster.cpus_per_worker,
+                **({"GPU": 1} if use_gpu else {}),
+            },
+            elastic_resize_monitor_interval_s=cluster.resize_seconds,
+        ),
+        run_config=ray.train.RunConfig(
+            name=DIRECTORY,
+            storage_path=spec.out.path,
+            storage_filesystem=spec.out.filesystem,
+            failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
+            checkpoint_config=ray.train.CheckpointConfig(
+                num_to_keep=spec.config.checkpoint.keep,
+                checkpoint_score_attribute=SCORE if spec.bank is not None else None,
+            ),
+            logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    try:
+        with _own_interrupt_handler(), ProgressLine(spec.out, spec.label, total_steps):
+            trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise _explained(spec, error) from error
+    record = fatal_failure(spec.out)
+    if record is not None:
+        raise _as_error(record)
+
+
+def _uses_gpu(cluster: ClusterConfig) -> bool:
+    if cluster.gpu == "auto":
+        return bool(ray.cluster_resources().get("GPU", 0) > 0)
+    return cluster.gpu
+
+
+def _fits(cluster: ClusterConfig, use_gpu: bool) -> None:
+    """Refuse what the cluster can never run: Ray would wait for it without a word."""
+    have = ray.cluster_resources()
+    need = {"CPU": cluster.fewest * cluster.cpus_per_worker}
+    if use_gpu:
+        need["GPU"] = cluster.fewest
+    short = [name for name, amount in need.items() if have.get(name, 0) < amount]
+    if not short or _can_grow():
+        return
+    wanted = ", ".join(f"{need[name]} {name}" for name in short)
+    there = ", ".join(f"{have.get(name, 0):g} {name}" for name in short)
+    raise StageError(
+        f"cluster: {cluster.fewest} workers need {wanted}, but the Ray cluster has {there}; lower "
+        "cluster.workers or cluster.cpus_per_worker, or add nodes"
+    )
+
+
+def _can_grow() -> bool:
+    """Whether an autoscaler may add nodes: then a shortage now says nothing."""
+    return os.environ.get("RAY_ADDRESS") is not None and "autoscaler" in str(
+        ray.experimental.internal_kv._internal_kv_get(b"__autoscaling_status")  # noqa: SLF001
+    )
+
+
+@contextmanager
+def _own_interrupt_handler() -> Iterator[None]:
+    """Put the handler of Ctrl-C back afterwards: Ray replaces it and leaves its own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _mend_snapshot(spec: TrainSpec) -> None:
+    """Remove Ray's list of checkpoints when a kill left it cut short; training starts anew."""
+    place = spec.out / DIRECTORY / SNAPSHOT
+    if not place.exists():
+        return
+    try:
+        json.loads(place.read_text())
+    except (ValueError, FewShotError):
+        logger.warning("%s: cut short by an earlier kill; training starts from step 0", place)
+        (spec.out / DIRECTORY).delete()
+
+
+def _explained(spec: TrainSpec, error: ray.train.TrainingFailedError) -> FewShotError:
+    """Return the reason of a failed run: the first rank that failed, its last lines, its logs."""
+    failures: Mapping[int, Exception] = getattr(error, "worker_failures", {})
+    records = read_failures(spec.out)
+    told = {record["rank"] for record in records}
+    silent = [rank for rank in failures if rank not in told]
+    logs = f"logs: {_log_directory()}"
+    if silent:  # killed from outside: the others failed because of it
+        rank = min(silent)
+        reason = str(failures[rank]).strip().splitlines()
+        shown = "\n  ".join(reason[-SHOWN_LINES:])
+        return StageError(
+            f"worker of rank {rank} died (killed, or out of memory?); {logs}\n  {shown}"
+        )
+    if not records:
+        return StageError(f"{error}; {logs}")
+    first = records[0]
+    if first["fatal"]:
+        return _as_error(first)
+    lines = "\n  ".join(first["traceback"].strip().splitlines()[-SHOWN_LINES:])
+    return StageError(
+        f"worker of rank {first['rank']} (pid {first['pid']} on {first['host']}) failed first; "
+        f"{logs}\n  {lines}"
+    )
+
+
+def _as_error(record: Mapping[str, Any]) -> FewShotError:
+    """Return the worker's own error, as the class it was."""
+    kind = getattr(errors, record["type"], StageError)
+    if kind is errors.UnknownNameError:
+        kind = errors.ConfigError
+    error: FewShotError = kind(record["message"])
+    return error
+
+
+def _log_directory() -> str:
+    node = getattr(ray._private.worker, "_global_node", None)  # noqa: SLF001
+    return str(node.get_logs_dir_path()) if node is not None else "the Ray session's directory"

@@ -1,0 +1,74 @@
+"""A worker's connection to its run: rank, device, the last checkpoint, a place for new ones.
+
+`pipelines.ray_session` has the one for Ray Train; the one here needs nothing but a directory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from data_shards.location import Location
+from pipelines.checkpoint import DIRECTORY, SCORE, find_checkpoints
+
+
+class Session(Protocol):
+    """What the training loop needs of whoever started it."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    def last_checkpoint(self) -> AbstractContextManager[Path | None]:
+        """Yield the local directory of the checkpoint to go on from, if there is one."""
+
+    def save(self, directory: Path | None, name: str, metrics: Mapping[str, float]) -> None:
+        """Keep a checkpoint; called by all ranks, of which only the first has a directory."""
+
+
+class LocalSession:
+    """Training without Ray, in this process (or several that the caller has connected).
+
+    Args:
+        out: the stage's directory, on this disk.
+        keep: checkpoints that stay, besides the last one.
+        rank: this process among `world_size`.
+        world_size: number of processes; more than one needs a process group.
+        device: where to compute.
+    """
+
+    def __init__(
+        self,
+        out: Location,
+        keep: int = 2,
+        rank: int = 0,
+        world_size: int = 1,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.out, self.keep = out, keep
+        self.rank, self.world_size, self.device = rank, world_size, torch.device(device)
+
+    @contextmanager
+    def last_checkpoint(self) -> Iterator[Path | None]:
+        """Yield the directory of the newest whole checkpoint."""
+        found = list(find_checkpoints(self.out))
+        yield (self.out / DIRECTORY / found[-1]).local if found else None
+
+    def save(self, directory: Path | None, name: str, metrics: Mapping[str, float]) -> None:
+        """Copy the checkpoint into the stage's directory and drop what need not be kept."""
+        del metrics
+        if directory is None:
+            return
+        place = self.out / DIRECTORY / name
+        place.delete()
+        place.upload(directory)
+        found = find_checkpoints(self.out)
+        ranked = sorted(found, key=lambda key: found[key].metrics.get(SCORE, -1.0))
+        kept = {*ranked[-self.keep :], list(found)[-1]}
+        for other in found:
+            if other not in kept:
+                (self.out / DIRECTORY / other).delete()

@@ -1,0 +1,187 @@
+"""The train stage: settings -> a run on Ray Train -> checkpoints, best and last named.
+
+One stage serves pretraining, distillation and fine-tuning: with a train stage among its needs it
+starts from that one's weights (and optimizer), and takes over images and backbone unless it
+names its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from data_shards.location import Location
+from data_shards.manifest import ShardSet
+from fsl.config import digest, fingerprint
+from fsl.errors import StageError
+from fsl.images import ImageSpec
+from pipelines.checkpoint import SCORE, find_checkpoints, trained_config, write_pointers
+from pipelines.loader import BatchPlan, build_order
+from pipelines.metric_log import read_metrics
+from pipelines.stage import (
+    ONE,
+    OPTIONAL,
+    STAGES,
+    Count,
+    PlannedStage,
+    Stage,
+    StageResult,
+    inputs_giving,
+)
+from pipelines.train_config import TrainConfig
+from pipelines.trainer import TrainSpec
+
+BANKS = "banks"
+
+
+def open_shards(stage_path: Location) -> ShardSet:
+    return ShardSet.open(stage_path)
+
+
+@STAGES.register("train")
+class TrainStage(Stage[TrainConfig]):
+    """Trains one method on one split of a shard set."""
+
+    Config = TrainConfig
+    gives = "model"
+    takes: ClassVar[Mapping[str, Count]] = {"shards": ONE, "model": OPTIONAL}
+
+    def check(self, inputs: Mapping[str, PlannedStage]) -> None:
+        """Find impossible settings; those about the data once the shards exist."""
+        config = _planned_config(self.config, inputs)
+        _check_settings(config)
+        for shards in inputs_giving(inputs, "shards"):
+            if shards.result is not None:
+                check_data(config, open_shards(shards.result.path))
+
+    def run(self, inputs: Mapping[str, StageResult], out: Location) -> Mapping[str, float]:
+        """Train, or go on training, to the end."""
+        shard_set = open_shards(inputs_giving(inputs, "shards")[0].path)
+        models = inputs_giving(inputs, "model")
+        earlier = trained_config(models[0].path) if models else None
+        config = resolved(self.config, earlier)
+        _check_settings(config)
+        check_data(config, shard_set)
+        spec = run_spec(config, shard_set, out, models[0] if models else None)
+        total_steps = plan_steps(config, shard_set)
+        if not any(info.step == total_steps for info in find_checkpoints(out).values()):
+            from pipelines.ray_trainer import run_training  # noqa: PLC0415 - Ray is slow to import
+
+            run_training(spec, total_steps)
+        return _numbers(out)
+
+
+def resolved(config: TrainConfig, earlier: TrainConfig | None) -> TrainConfig:
+    """Return the settings with seed, images and backbone filled in.
+
+    Args:
+        config: as the recipe has it.
+        earlier: settings of the needed train stage, images and backbone filled in.
+    """
+    update: dict[str, Any] = {"seed": config.seed or 0}
+    if config.images is None:
+        update["images"] = earlier.images if earlier else ImageSpec()
+    if config.backbone is None:
+        if earlier is None:
+            raise StageError(
+                "backbone: missing, and needs has no train stage to take it from; name one, e.g. "
+                "backbone: {name: vit, size: small}"
+            )
+        update["backbone"] = earlier.backbone
+    return config.model_copy(update=update)
+
+
+def _planned_config(config: TrainConfig, inputs: Mapping[str, PlannedStage]) -> TrainConfig:
+    """Return `resolved` settings for a recipe of which nothing has run yet."""
+    models = inputs_giving(inputs, "model")
+    if not models or not isinstance(models[0].config, TrainConfig):
+        return resolved(config, None)
+    return resolved(config, _planned_config(models[0].config, models[0].inputs))
+
+
+def _check_settings(config: TrainConfig) -> None:
+    """Refuse settings that contradict each other whatever the data."""
+    if config.data.batch_size < config.cluster.most:
+        raise StageError(
+            f"data.batch_size: {config.data.batch_size} images cannot be shared by "
+            f"{config.cluster.most} workers; raise it, or lower cluster.workers"
+        )
+    if config.precision == "fp16" and config.cluster.gpu is False:
+        raise StageError("precision: fp16 needs a GPU; use bf16 or fp32, or set cluster.gpu: auto")
+
+
+def check_data(config: TrainConfig, shard_set: ShardSet) -> None:
+    """Refuse settings that the data cannot serve."""
+    plan_steps(config, shard_set)
+    check = config.validation
+    if not check.every_epochs:
+        return
+    split = shard_set.split(check.split)
+    counts = split.class_rows().counts
+    enough = int((counts >= check.shots + check.queries).sum())
+    if check.ways > enough:
+        raise StageError(
+            f"validation.ways: {check.ways} classes per task, but split {check.split!r} has "
+            f"{len(counts)}, of which {enough} have the {check.shots} + {check.queries} images of "
+            "shots and queries; lower ways, shots or queries, or set validation.every_epochs: 0"
+        )
+
+
+def plan_steps(config: TrainConfig, shard_set: ShardSet) -> int:
+    """Return the optimizer steps of the run."""
+    split = shard_set.split(config.data.split)
+    order = build_order(config.data.order, split, config.seed or 0)
+    plan = BatchPlan.of(config.data, len(order), config.cluster.most)
+    return config.optim.epochs * plan.steps_per_epoch
+
+
+def run_spec(
+    config: TrainConfig, shard_set: ShardSet, out: Location, earlier: StageResult | None = None
+) -> TrainSpec:
+    """Return what every worker is told; writes the validation tasks into `out`."""
+    init_key = earlier.key if earlier else None
+    return TrainSpec(
+        label=out.name.rpartition("-")[0] or out.name,
+        config=config,
+        shards=shard_set.root,
+        out=out,
+        digest=run_digest(config, shard_set, init_key),
+        init=earlier.path if earlier else None,
+        bank=_seal_bank(config, shard_set, out),
+    )
+
+
+def run_digest(config: TrainConfig, shard_set: ShardSet, init_key: str | None) -> str:
+    """Return the identity of a run: checkpoints of another one are refused."""
+    return digest({"settings": fingerprint(config), "shards": shard_set.digest, "init": init_key})
+
+
+def _seal_bank(config: TrainConfig, shard_set: ShardSet, out: Location) -> Location | None:
+    """Write the validation tasks into the stage's directory."""
+    check = config.validation
+    if not check.every_epochs:
+        return None
+    from data_shards.episodes import EpisodeBank
+
+    bank = EpisodeBank.make(
+        shard_set.split(check.split),
+        check.ways,
+        check.shots,
+        check.queries,
+        check.tasks,
+        config.seed or 0,
+    )
+    return bank.save(out / BANKS)
+
+
+def _numbers(out: Location) -> dict[str, float]:
+    """Return what the stage's result shows: the best checkpoint's accuracy, the last loss."""
+    pointers = write_pointers(out)
+    last, best = pointers["last"], pointers["best"]
+    numbers = {"loss": last.metrics["loss"], "steps": float(last.step)}
+    if SCORE in best.metrics:
+        numbers |= {SCORE: best.metrics[SCORE], "best_step": float(best.step)}
+    speeds = [line["images_per_second"] for line in read_metrics(out) if line["kind"] == "train"]
+    if speeds:
+        numbers["images_per_second"] = sorted(speeds)[len(speeds) // 2]
+    return numbers

@@ -1,0 +1,211 @@
+"""Settings of a train stage.
+
+The batch size is global: workers and micro-batches divide it, so another number of workers
+trains the same thing. What cannot change a result is `RuntimeOnly` and stays out of the key.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from fsl.backbones import AnyBackboneConfig
+from fsl.config import RuntimeOnly, Section
+from fsl.images import ImageSpec
+from fsl.method import AnyMethodConfig
+from fsl.search_space import Choice, Uniform
+from pipelines.stage import StageConfig
+
+
+class OrderConfig(Section):
+    """How a split's images are put into an order, anew in each epoch."""
+
+    name: Literal["shuffled", "class_balanced"] = "shuffled"
+    """`shuffled`: every image once. `class_balanced`: groups of images of one class."""
+    shuffle_block: Annotated[int, Field(ge=1)] | None = None
+    """`shuffled`: samples move within groups of this many shards; null mixes all of them."""
+    images_per_class: Annotated[int, Field(ge=1)] | None = None
+    """`class_balanced`: images of one class that follow each other."""
+
+    @model_validator(mode="after")
+    def _belong_together(self) -> Self:
+        if self.name == "shuffled" and self.images_per_class is not None:
+            raise ValueError("images_per_class belongs to the order class_balanced; set its name")
+        if self.name == "class_balanced" and self.images_per_class is None:
+            raise ValueError("the order class_balanced needs images_per_class, e.g. 4")
+        if self.name == "class_balanced" and self.shuffle_block is not None:
+            raise ValueError("shuffle_block belongs to the order shuffled; remove it")
+        return self
+
+
+class DataConfig(Section):
+    """Which images are trained on, and in what portions."""
+
+    split: str = "base"
+    """Split of the shard set."""
+    batch_size: Annotated[int, Field(ge=1, le=65536), Choice(32, 64, 128, 256)] = 64
+    """Images of one optimizer step, over all workers."""
+    order: OrderConfig = OrderConfig()
+    """Order of the images."""
+    incomplete: Literal["drop", "keep"] = "drop"
+    """What becomes of an epoch's last, incomplete batch. Kept, it is padded with repetitions that
+    weigh nothing when it has fewer images than there are workers and micro-batches."""
+    micro_batch: Annotated[int, Field(ge=1)] | None = None
+    """Most images that one worker passes through the network at once; a larger share is
+    accumulated. Losses over pairs see the pairs within a micro-batch. Null: the whole share."""
+    loader_workers: Annotated[int, Field(ge=0, le=64), RuntimeOnly] = 0
+    """Processes per worker that decode and augment; 0 does it in the training process."""
+    prefetch: Annotated[int, Field(ge=1, le=64), RuntimeOnly] = 2
+    """Batches each loader process makes ahead."""
+    cache: Annotated[Literal["none", "decoded"], RuntimeOnly] = "none"
+    """`decoded` keeps all decoded images of the split in memory: for small images."""
+
+
+class ClipConfig(Section):
+    """Limit of the gradients, after unscaling."""
+
+    kind: Literal["per_parameter", "global_norm", "none"] = "per_parameter"
+    """Which norm is limited: of each tensor by itself, of all together, or none."""
+    value: Annotated[float, Field(gt=0), Uniform(0.3, 10.0, log=True)] = 3.0
+    """Largest norm."""
+
+
+class OptimConfig(Section):
+    """AdamW with a cosine schedule per iteration of rate and decay."""
+
+    epochs: Annotated[int, Field(ge=1)] = 100
+    """Passes over the split."""
+    lr: Annotated[float, Field(gt=0, le=10), Uniform(1e-5, 1e-2, log=True)] = 5e-4
+    """Learning rate after the warm-up; not scaled with the batch size."""
+    min_lr: Annotated[float, Field(ge=0)] = 1e-5
+    """Rate that the cosine falls to."""
+    warmup_epochs: Annotated[float, Field(ge=0)] = 10
+    """Epochs of linear rise from 0; at most `epochs`."""
+    weight_decay: Annotated[float, Field(ge=0, le=1), Uniform(1e-4, 0.5, log=True)] = 0.04
+    """Decay at the start; only of tensors with more than one axis that are no bias."""
+    final_weight_decay: Annotated[float, Field(ge=0, le=1)] | None = 0.4
+    """Decay at the end; null keeps `weight_decay`."""
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (
+        0.9,
+        0.999,
+    )
+    """Moment coefficients of AdamW."""
+    clip: ClipConfig = ClipConfig()
+    """Limit of the gradients."""
+
+    @model_validator(mode="after")
+    def _rates_fall(self) -> Self:
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr {self.min_lr:g} is above lr {self.lr:g}; lower min_lr")
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(
+                f"warmup_epochs {self.warmup_epochs:g} exceeds epochs {self.epochs}; lower it"
+            )
+        return self
+
+
+class ValidationConfig(Section):
+    """Few-shot accuracy on validation classes, which chooses the best checkpoint."""
+
+    every_epochs: Annotated[int, Field(ge=0)] = 10
+    """Validate after so many epochs, and after the last one; 0 never does, and the best
+    checkpoint is then the last."""
+    split: str = "val"
+    """Split of the shard set; its classes are not trained on."""
+    ways: Annotated[int, Field(ge=2)] = 5
+    """Classes of a task."""
+    shots: Annotated[int, Field(ge=1)] = 1
+    """Labelled images per class."""
+    queries: Annotated[int, Field(ge=1)] = 15
+    """Images per class to be recognised."""
+    tasks: Annotated[int, Field(ge=2)] = 600
+    """Number of tasks; the same ones each time."""
+    batch_size: Annotated[int, Field(ge=1), RuntimeOnly] = 128
+    """Images per forward pass."""
+
+
+class CheckpointConfig(Section):
+    """When the state is saved."""
+
+    every_steps: Annotated[int, Field(ge=1), RuntimeOnly] | None = None
+    """Save after so many steps; null: after each epoch. Also saved: at each validation, at the
+    end."""
+    keep: Annotated[int, Field(ge=1), RuntimeOnly] = 2
+    """Checkpoints that stay: the best ones by validation; the last one always stays."""
+
+
+class ClusterConfig(Section):
+    """What the stage asks of the cluster. Does not change what is trained."""
+
+    workers: (
+        Annotated[int, Field(ge=1)]
+        | tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+    ) = 1
+    """Training processes; [min, max] goes on with fewer or more as nodes leave and come."""
+    gpu: Literal["auto"] | bool = "auto"
+    """One GPU per worker; `auto` when the cluster has any."""
+    cpus_per_worker: Annotated[int, Field(ge=1)] = 1
+    """CPUs reserved per worker; without a GPU also its torch threads."""
+    max_failures: Annotated[int, Field(ge=-1)] = 3
+    """Restarts from the last checkpoint after a worker's death; -1: without limit."""
+    resize_seconds: Annotated[float, Field(ge=0)] = 60.0
+    """With [min, max]: how often a larger group is considered."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if isinstance(self.workers, tuple) and self.workers[0] > self.workers[1]:
+            raise ValueError(f"workers: {list(self.workers)} is [min, max]; exchange the two")
+        return self
+
+    @property
+    def fewest(self) -> int:
+        """Workers without which nothing runs."""
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def most(self) -> int:
+        """Largest number of workers."""
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
+
+
+class InitConfig(Section):
+    """What is taken over from the train stage in `needs`. Schedules always start anew."""
+
+    restore: Literal["all", "weights"] = "all"
+    """`all`: weights, teacher, centres, optimizer moments, gradient scaler. `weights`: without
+    the last two."""
+    which: Literal["best", "last"] = "last"
+    """Which of its checkpoints."""
+
+
+class TrainConfig(StageConfig):
+    """Settings of a train stage."""
+
+    kind: Literal["train"] = "train"
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    """Seed of order, augmentation, weights; null: the recipe's."""
+    images: ImageSpec | None = None
+    """What the pixels are; null: as in the train stage in `needs`, or the defaults."""
+    backbone: AnyBackboneConfig | None = None
+    """Network; null: that of the train stage in `needs`."""
+    method: AnyMethodConfig
+    """What is learnt."""
+    data: DataConfig = DataConfig()
+    """Images and batches."""
+    optim: OptimConfig = OptimConfig()
+    """Optimizer."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Arithmetic of the network; losses and distances are in fp32 anyway."""
+    channels_last: Annotated[bool, RuntimeOnly] = False
+    """Keep images and convolution weights with channels last: faster convolutions on GPUs."""
+    validation: ValidationConfig = ValidationConfig()
+    """Validation during training."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """Saving."""
+    cluster: Annotated[ClusterConfig, RuntimeOnly] = ClusterConfig()
+    """Workers and their resources."""
+    init: InitConfig = InitConfig()
+    """Start from the train stage in `needs`, if there is one."""
+    log_every: Annotated[int, Field(ge=1), RuntimeOnly] = 10
+    """Steps between two lines of metrics."""

@@ -1,0 +1,291 @@
+"""The training loop of one worker: plain PyTorch, one loop for all methods.
+
+It knows neither Ray nor files of its own accord: a `Session` tells it its rank, gives it the last
+checkpoint and takes new ones. Everything random is a function of (seed, step, rank, micro-batch),
+so a run that was killed and continued ends with the same weights, bit for bit, as one that was
+not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import tempfile
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from data_shards.location import Location
+from data_shards.manifest import ShardSet
+from fsl.method import METHODS, Method
+from fsl.types import Progress
+from pipelines.checkpoint import (
+    SCORE,
+    Checkpoint,
+    CheckpointInfo,
+    fresh_method,
+    open_checkpoint,
+    write_checkpoint,
+)
+from pipelines.loader import BatchPlan, ImageStore, LocalBatch, StepDataset, batches, build_order
+from pipelines.metric_log import MetricLog
+from pipelines.optim import Schedules, build_optimizer, clip_gradients_
+from pipelines.session import Session
+from pipelines.train_config import TrainConfig
+from pipelines.validation import Validator
+from pipelines.window import MetricWindow
+
+logger = logging.getLogger(__name__)
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+SAVE_SECONDS = 60.0
+"""Without `checkpoint.every_steps`: save at the first end of an epoch after so long."""
+
+
+@dataclass(frozen=True)
+class TrainSpec:
+    """All that a worker needs to know; travels to it by pickle.
+
+    Attributes:
+        label: the stage's name in the recipe.
+        config: settings, with seed, images and backbone resolved.
+        shards: root of the shard set.
+        out: the stage's directory.
+        digest: of everything that makes the run; checkpoints of another are refused.
+        init: directory of the train stage to start from.
+        bank: the validation tasks.
+    """
+
+    label: str
+    config: TrainConfig
+    shards: Location
+    out: Location
+    digest: str
+    init: Location | None = None
+    bank: Location | None = None
+
+
+class Trainer:
+    """One worker's part of a training run."""
+
+    def __init__(self, spec: TrainSpec, session: Session) -> None:
+        self.spec, self.session, self.config = spec, session, spec.config
+        self.seed = spec.config.seed or 0
+        split = ShardSet.open(spec.shards).split(self.config.data.split)
+        order = build_order(self.config.data.order, split, self.seed)
+        self.plan = BatchPlan.of(self.config.data, len(order), session.world_size)
+        self.total_steps = self.config.optim.epochs * self.plan.steps_per_epoch
+        self.saved_at = time.monotonic()
+        self._build_model()
+        self._restore()
+        self._build_data(split, order)
+
+    def _build_model(self) -> None:
+        config, session = self.config, self.session
+        torch.manual_seed(step_seed(self.seed, "weights"))
+        self.method: Method[Any] = fresh_method(config).to(session.device)
+        if config.channels_last:
+            self.method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.method.train()
+        self.optimizer = build_optimizer(self.method, config.optim)
+        self.schedules = Schedules(config.optim, self.total_steps, self.plan.steps_per_epoch)
+        scaled = config.precision == "fp16"
+        self.scaler = torch.amp.GradScaler(session.device.type, enabled=scaled)
+
+    def _restore(self) -> None:
+        """Continue this run's last checkpoint, or else start from the earlier stage's."""
+        self.start = 0
+        with self.session.last_checkpoint() as directory:
+            if directory is not None:
+                checkpoint = Checkpoint(directory, self.spec.digest)
+                checkpoint.restore_model(self.method)
+                checkpoint.restore_training(self.method, self.optimizer, self.scaler)
+                self.start = checkpoint.info.step
+            elif self.spec.init is not None:
+                with open_checkpoint(self.spec.init, self.config.init.which) as checkpoint:
+                    checkpoint.restore_model(self.method)
+                    if self.config.init.restore == "all":
+                        checkpoint.restore_training(self.method, self.optimizer, self.scaler)
+
+    def _build_data(self, split: Any, order: Any) -> None:
+        config, session = self.config, self.session
+        assert config.images is not None
+        batcher = METHODS.get(config.method.name).batcher(
+            config.method, config.images, getattr(self.method.backbone, "grid", None)
+        )
+        store = ImageStore(split, config.images.mode, keep=config.data.cache == "decoded")
+        self.data_set = StepDataset(store, order, self.plan, batcher, self.seed, session.rank)
+        self.validator: Validator | None = None
+        if self.spec.bank is not None:
+            from data_shards.episodes import EpisodeBank
+
+            self.validator = Validator(
+                split.shard_set.split(config.validation.split),
+                EpisodeBank.load(self.spec.bank),
+                config.images,
+                config.validation.batch_size,
+                config.data.loader_workers,
+                session.rank,
+                session.world_size,
+            )
+
+    def fit(self) -> dict[str, float]:
+        """Train to the end and return the last numbers (empty when there was nothing to do)."""
+        if self.start >= self.total_steps:
+            return {}
+        log = MetricLog(self.spec.out, self.start) if self.session.rank == 0 else None
+        try:
+            return self._train(log)
+        finally:
+            if log is not None:
+                log.close()
+
+    def _train(self, log: MetricLog | None) -> dict[str, float]:
+        steps = range(self.start, self.total_steps)
+        pin = self.session.device.type == "cuda"
+        loader = batches(self.data_set, steps, self.config.data, pin)
+        stepper = Stepper(self)
+        window = MetricWindow(self.plan.batch_size)
+        summary: dict[str, float] = {}
+        scores: dict[str, float] = {}
+        for step in steps:
+            waited = time.perf_counter()
+            micro = [next(loader) for _ in range(self.plan.micro_batches)]
+            waited = time.perf_counter() - waited
+            window.add(step, stepper.take(step, micro), waited)
+            done = step + 1
+            if done % self.config.log_every == 0 or self._pauses(done):
+                summary |= window.close() | self.schedules.apply(self.optimizer, step)
+                if log is not None:
+                    log.write("train", done, {"epoch": done / self.plan.steps_per_epoch} | summary)
+            if self._pauses(done):
+                scores |= self._pause(done, log, summary)
+                window.restart()
+        return summary | scores
+
+    def _pauses(self, done: int) -> bool:
+        """Whether something other than training may happen after `done` steps."""
+        every = self.config.checkpoint.every_steps
+        epoch_ends = done % self.plan.steps_per_epoch == 0
+        return epoch_ends or done == self.total_steps or (every is not None and done % every == 0)
+
+    def _pause(
+        self, done: int, log: MetricLog | None, summary: dict[str, float]
+    ) -> dict[str, float]:
+        """Validate and save when it is time to."""
+        scores: dict[str, float] = {}
+        if self.validator is not None and self._validates(done):
+            result = self.validator.score(self.method, self.session.device, self.autocast())
+            scores = {SCORE: result.mean, "val_half_width": result.half_width}
+            if log is not None:
+                values = {"accuracy": result.mean, "half_width": result.half_width}
+                log.write("validation", done, values)
+        if scores or done == self.total_steps or self._saves(done):
+            if log is not None:
+                log.flush()
+            self._save(done, summary | scores)
+        return scores
+
+    def _validates(self, done: int) -> bool:
+        epoch, rest = divmod(done, self.plan.steps_per_epoch)
+        every = self.config.validation.every_epochs
+        return rest == 0 and (epoch % every == 0 or done == self.total_steps)
+
+    def _saves(self, done: int) -> bool:
+        every = self.config.checkpoint.every_steps
+        if every is not None:
+            return done % every == 0
+        late = torch.tensor([time.monotonic() - self.saved_at > SAVE_SECONDS], dtype=torch.uint8)
+        return bool(self.from_first(late))
+
+    def from_first(self, value: Tensor) -> Tensor:
+        """Return rank 0's value on every rank."""
+        if self.session.world_size > 1:
+            value = value.to(self.session.device)
+            dist.broadcast(value, 0)
+        return value
+
+    def _save(self, done: int, metrics: dict[str, float]) -> None:
+        name = f"step-{done:08d}"
+        if self.session.rank != 0:
+            self.session.save(None, name, metrics)
+        else:
+            info = CheckpointInfo(
+                step=done,
+                epoch=done // self.plan.steps_per_epoch,
+                world_size=self.session.world_size,
+                digest=self.spec.digest,
+                config=self.config.model_dump(mode="json"),
+                metrics=metrics,
+            )
+            with tempfile.TemporaryDirectory(prefix="fewshot-") as text:
+                directory = Path(text)
+                write_checkpoint(directory, info, self.method, self.optimizer, self.scaler)
+                self.session.save(directory, name, metrics)
+        self.saved_at = time.monotonic()
+
+    def autocast(self) -> torch.autocast:
+        """Return the context in which the network computes in the stage's precision."""
+        dtype, device = DTYPES[self.config.precision], self.session.device.type
+        return torch.autocast(device, dtype=dtype, enabled=dtype is not torch.float32)
+
+
+class Stepper:
+    """Takes one optimizer step: micro-batches, clipping, schedules, what follows the step."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer, self.method = trainer, trainer.method
+        self.model: nn.Module = trainer.method
+        if trainer.session.world_size > 1:
+            device = trainer.session.device
+            self.model = DistributedDataParallel(
+                trainer.method,
+                device_ids=[device] if device.type == "cuda" else None,
+                broadcast_buffers=True,  # statistics and centres stay equal on all ranks
+                find_unused_parameters=not getattr(trainer.method, "uses_all_parameters", False),
+            )
+
+    def take(self, step: int, micro_batches: list[LocalBatch]) -> dict[str, Tensor]:
+        """Take step `step` and return this rank's weighted metrics, detached."""
+        trainer = self.trainer
+        progress = Progress(step, trainer.total_steps, trainer.plan.steps_per_epoch)
+        self.method.before_step(progress)
+        trainer.schedules.apply(trainer.optimizer, step)
+        metrics: dict[str, Tensor] = {}
+        for number, local in enumerate(micro_batches):
+            last = number == len(micro_batches) - 1
+            for name, value in self._backward(step, number, local, last).items():
+                metrics[name] = metrics[name] + value if number else value
+        trainer.scaler.unscale_(trainer.optimizer)
+        norm = clip_gradients_(self.method.parameters(), trainer.config.optim.clip)
+        for parameter in self.method.frozen_parameters(progress):
+            parameter.grad = None
+        trainer.scaler.step(trainer.optimizer)
+        trainer.scaler.update()
+        trainer.optimizer.zero_grad(set_to_none=True)
+        self.method.after_step(progress)
+        return metrics | {"gradient_norm": norm}
+
+    def _backward(self, step: int, number: int, local: LocalBatch, last: bool) -> dict[str, Tensor]:
+        trainer, session = self.trainer, self.trainer.session
+        batch = local.batch.to(session.device)
+        waits = isinstance(self.model, DistributedDataParallel) and not last
+        torch.manual_seed(step_seed(trainer.seed, step, session.rank, number))
+        with self.model.no_sync() if waits else nullcontext():  # type: ignore[operator]
+            with trainer.autocast():
+                loss, metrics = self.model(batch)
+            trainer.scaler.scale(loss * local.weight).backward()
+        values = {"loss": loss.detach(), **metrics}
+        return {name: value.detach().float() * local.weight for name, value in values.items()}
+
+
+def step_seed(*parts: object) -> int:
+    """Return a 63-bit seed that depends on all parts."""
+    text = ",".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1

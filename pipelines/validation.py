@@ -1,0 +1,117 @@
+"""Few-shot accuracy on the validation classes while training: the same sealed tasks each time.
+
+The images of the tasks are shared out over the ranks, each embeds its own, the features are
+gathered, and every rank computes the same accuracy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch import distributed as dist
+from torch.utils.data import DataLoader, Dataset
+
+from data_shards.manifest import Split
+from fsl.augment import evaluation_images
+from fsl.evaluation import prototype_accuracies
+from fsl.images import ImageSpec
+from fsl.method import Method
+from fsl.metrics import MeanCI, mean_ci95
+from pipelines.loader import ImageStore
+
+
+class ImageChunks(Dataset[Tensor]):
+    """Item i is the i-th chunk of some rows, as a network sees them, (n, C, H, W)."""
+
+    def __init__(
+        self, store: ImageStore, rows: NDArray[np.int64], images: ImageSpec, size: int
+    ) -> None:
+        self.store, self.rows, self.images, self.size = store, rows, images, size
+
+    def __len__(self) -> int:
+        return -(-len(self.rows) // self.size)
+
+    def __getitem__(self, item: int) -> Tensor:
+        """Return one chunk."""
+        rows = self.rows[item * self.size : (item + 1) * self.size]
+        return evaluation_images(self.store.images(rows), self.images)
+
+
+class Validator:
+    """Scores a method on one bank of tasks.
+
+    Args:
+        split: the validation split.
+        bank: tasks on it.
+        images: how images look to the network.
+        batch_size: images per forward pass.
+        loader_workers: processes that decode; 0 decodes here.
+        rank: this process among `world_size`.
+        world_size: number of processes.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        bank: Any,
+        images: ImageSpec,
+        batch_size: int = 128,
+        loader_workers: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.world_size, self.loader_workers = world_size, loader_workers
+        assert bank.query is not None
+        rows, numbers = np.unique(
+            np.concatenate([bank.support.ravel(), bank.query.ravel()]), return_inverse=True
+        )
+        numbers = torch.from_numpy(numbers.astype(np.int64))
+        self.support = numbers[: bank.support.size].view(bank.support.shape)  # (E, W, k)
+        self.query = numbers[bank.support.size :].view(bank.query.shape)  # (E, W, q)
+        self.labels = torch.from_numpy(split.labels[rows].astype(np.int64))  # (N,)
+        self.share = -(-len(rows) // world_size)
+        own = rows[rank * self.share : (rank + 1) * self.share].astype(np.int64)
+        self.chunks = ImageChunks(ImageStore(split, images.mode), own, images, batch_size)
+
+    @torch.no_grad()
+    def score(
+        self, method: Method[object], device: torch.device, autocast: AbstractContextManager[None]
+    ) -> MeanCI:
+        """Return the accuracy over the tasks; all ranks must call it together."""
+        method.eval()
+        with autocast:
+            parts = [method.embed(chunk.to(device)).float() for chunk in self._loader()]
+        method.train()
+        own = torch.cat(parts) if parts else torch.zeros(0, 1, device=device)
+        features = self._gathered(own)
+        accuracies = prototype_accuracies(
+            features, self.labels.to(device), self.support.to(device), self.query.to(device)
+        )
+        return mean_ci95(accuracies)
+
+    def _loader(self) -> Iterator[Tensor]:
+        workers = min(self.loader_workers, len(self.chunks))
+        loader: DataLoader[Tensor] = DataLoader(
+            self.chunks,
+            batch_size=None,
+            num_workers=workers,
+            multiprocessing_context="forkserver" if workers else None,
+        )
+        return iter(loader)
+
+    def _gathered(self, own: Tensor) -> Tensor:
+        """Return the features of all rows, (N, D), from each rank's share."""
+        if self.world_size == 1:
+            return own
+        width = torch.tensor([own.shape[1]], device=own.device)
+        dist.all_reduce(width, op=dist.ReduceOp.MAX)  # a rank without rows does not know D
+        padded = own.new_zeros(self.share, int(width))
+        padded[: len(own), : own.shape[1]] = own
+        shares = [torch.empty_like(padded) for _ in range(self.world_size)]
+        dist.all_gather(shares, padded)
+        return torch.cat(shares)[: len(self.labels)]

@@ -1,0 +1,129 @@
+"""A tiny method, shard set and settings for the tests of training; importable by Ray's workers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data_shards.location import Location
+from data_shards.manifest import ShardSet
+from data_shards.synthetic import StrokesConfig
+from data_shards.writer import write_shards
+from fsl.augment import LabelledBatcher, SingleViewConfig
+from fsl.batchers import Batcher
+from fsl.config import build
+from fsl.images import ImageSpec
+from fsl.method import METHODS, Method, MethodConfig
+from fsl.types import LabelledBatch, Progress, StepOutput
+from pipelines.train_config import TrainConfig
+from pipelines.trainer import TrainSpec
+
+IMAGES = {"mode": "grey", "normalisation": "half", "size": 16, "resize": 16}
+
+
+class ToyConfig(MethodConfig):
+    """Settings of `Toy`."""
+
+    name: Literal["toy"] = "toy"
+    classes: int = 12
+    """Number of classes."""
+    noise: float = 0.1
+    """Dropout: something random in the network, as stochastic depth is."""
+    break_at: int = -1
+    """Step whose loss is not a number."""
+    die_at: int = -1
+    """Step at which rank 0 kills itself, once: the file `die_mark` says that it did."""
+    die_mark: str = ""
+
+
+@METHODS.register("toy")
+class Toy(Method[LabelledBatch]):
+    """A linear classifier with a momentum copy and a running mean, as self-distillation has."""
+
+    Config = ToyConfig
+    batch_type = LabelledBatch
+
+    def __init__(self, config: ToyConfig, backbone: nn.Module) -> None:
+        super().__init__(config, backbone)
+        features: Any = backbone.features
+        self.head = nn.Linear(features, config.classes)
+        self.teacher = nn.Linear(features, config.classes)
+        self.teacher.requires_grad_(False)
+        self.register_buffer("center", torch.zeros(config.classes))
+        self.center: Tensor
+        self.step = 0
+
+    @classmethod
+    def batcher(cls, config: Any, images: ImageSpec, grid_of: Any) -> Batcher:
+        return LabelledBatcher(images, SingleViewConfig())
+
+    def before_step(self, progress: Progress) -> None:
+        self.step = progress.step
+
+    def loss(self, batch: LabelledBatch) -> StepOutput:
+        features = F.dropout(self.backbone(batch.images), self.config.noise, self.training)
+        loss = F.cross_entropy(self.head(features).float(), batch.labels)
+        if self.step == self.config.break_at:
+            loss = loss * float("nan")
+        _die_once(self.config, self.step)
+        return StepOutput(loss, {"seen": batch.labels.float().mean()})
+
+    @torch.no_grad()
+    def after_step(self, progress: Progress) -> None:
+        for old, new in zip(self.teacher.parameters(), self.head.parameters(), strict=True):
+            old.lerp_(new, 0.1)
+        self.center.lerp_(self.head.bias, 0.1)
+
+
+def _die_once(config: ToyConfig, step: int) -> None:
+    rank = int(os.environ.get("RANK", "0"))
+    mark = Path(config.die_mark)
+    if step == config.die_at and rank == 0 and not mark.exists():
+        mark.write_text(str(os.getpid()))
+        os.kill(os.getpid(), 9)
+
+
+def toy_shards(root: Path) -> ShardSet:
+    """Write 12 base and 12 validation classes of 12 small images each, in several shards."""
+    config = StrokesConfig(
+        size=16, images=12, characters=12, base_alphabets=1, val_alphabets=1, novel_alphabets=0
+    )
+    return write_shards(config, Location.parse(root), max_samples=40, progress=False)
+
+
+def toy_config(**changes: Any) -> TrainConfig:
+    """Return settings of a run of a second; `changes` are dotted keys with __ for the dot."""
+    tree: dict[str, Any] = {
+        "kind": "train",
+        "seed": 7,
+        "images": IMAGES,
+        "backbone": {"name": "conv4", "width": 8, "pool": "mean"},
+        "method": {"name": "toy"},
+        "data": {"batch_size": 24},
+        "optim": {"epochs": 3, "lr": 0.01, "min_lr": 0.001, "warmup_epochs": 1},
+        "validation": {"every_epochs": 1, "ways": 3, "shots": 1, "queries": 4, "tasks": 20},
+        "checkpoint": {"every_steps": 4},
+        "log_every": 2,
+    }
+    values = {key.replace("__", "."): value for key, value in changes.items()}
+    return build(TrainConfig, tree, values)
+
+
+def toy_spec(config: TrainConfig, shards: ShardSet, out: Path) -> TrainSpec:
+    """Return what the train stage would give to its workers."""
+    from pipelines.stages.train import run_spec  # noqa: PLC0415 - registers all stages
+
+    place = Location.parse(out)
+    place.make_dir()
+    return run_spec(config, shards, place)
+
+
+def weights(method: nn.Module) -> Mapping[str, Tensor]:
+    """Return a copy of all tensors of a method."""
+    return {name: value.clone() for name, value in method.state_dict().items()}
