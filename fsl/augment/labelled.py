@@ -10,7 +10,7 @@ from torch import Tensor
 from fsl.augment.config import SingleViewConfig
 from fsl.augment.draws import Stream, as_seeds
 from fsl.augment.evaluation import check_image, evaluation_images
-from fsl.augment.views import class_turns, make_views, prepared
+from fsl.augment.views import make_views, prepared
 from fsl.errors import ConfigError
 from fsl.images import ImageSpec
 from fsl.types import LabelledBatch
@@ -38,7 +38,7 @@ class LabelledBatcher:
             return LabelledBatch(evaluation_images(images, self.images), classes)
         for number, image in enumerate(images):
             check_image(image, number, self.images)
-        turned = prepared(images, class_turns(labels, epoch, self.view.quarter_turns))
+        turned = prepared(images, labels, epoch, self.view)
         views = make_views(
             turned,
             as_seeds(seeds),

@@ -16,7 +16,7 @@ from torch import Tensor
 from fsl.augment.config import GLOBAL_VIEWS, MultiCropConfig
 from fsl.augment.draws import Stream, as_seeds, derived_seeds
 from fsl.augment.evaluation import check_image
-from fsl.augment.views import class_turns, make_views, prepared
+from fsl.augment.views import make_views, prepared
 from fsl.errors import ConfigError
 from fsl.images import ImageSpec
 from fsl.masking import BlockMaskConfig, block_masks
@@ -56,7 +56,7 @@ class MultiCropBatcher:
         for number, image in enumerate(images):
             check_image(image, number, self.images)
         keys = as_seeds(seeds)
-        turned = prepared(images, class_turns(labels, epoch, self.crops.quarter_turns))
+        turned = prepared(images, labels, epoch, self.crops)
         global_views, local_views = (
             make_views(turned, keys, stream, kind=kind, settings=self.crops, spec=self.images)
             for stream, kind in self.kinds

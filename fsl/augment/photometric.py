@@ -77,8 +77,7 @@ class Photometrics:
         own = self._rows(self.own, image)  # (n, C, C)
         bias = self.offset.expand(len(own), -1)  # (n, C)
         if self.uses_mean:
-            # In float64 the sum is the same whatever the order, which depends on the batch.
-            means = pixels.sum((-1, -2), dtype=torch.float64) / pixels[0, 0].numel()
+            means = pixels.sum(-1).sum(-1, dtype=torch.float64) / pixels[0, 0].numel()
             of_mean = self._rows(self.mean, image)
             bias = bias + (of_mean * means.float()[:, None]).sum(-1)
         mixed = mix_channels(pixels, own, bias)
@@ -184,9 +183,13 @@ def blur_rows(pixels: Tensor, sigmas: NDArray[np.generic]) -> None:
     for half in np.unique(reach[reach > 0]).tolist():
         rows = np.flatnonzero(reach == half)
         taps = _gaussian_taps(sigmas[rows].astype(np.float64), half)
-        index = torch.from_numpy(rows)
+        # One row is a slice and needs no copy; several are gathered and put back.
+        index = slice(rows[0], rows[0] + 1) if len(rows) == 1 else torch.from_numpy(rows)
         chosen = pixels[index]
-        pixels[index] = _blur_along(_blur_along(chosen, taps, 2), taps, 3)
+        for axis in (2, 3):
+            _blur_along(chosen, taps, axis)
+        if len(rows) > 1:
+            pixels[index] = chosen
 
 
 def _gaussian_taps(sigmas: Floats, half: int) -> Tensor:
@@ -197,8 +200,8 @@ def _gaussian_taps(sigmas: Floats, half: int) -> Tensor:
     return torch.from_numpy(weights.astype(np.float32))[..., None, None, None]
 
 
-def _blur_along(pixels: Tensor, taps: Tensor, axis: int) -> Tensor:
-    """Return views (n, C, H, W) filtered along one axis.
+def _blur_along(pixels: Tensor, taps: Tensor, axis: int) -> None:
+    """Filter views (n, C, H, W) along one axis, in place.
 
     Shifted sums: here several times faster than a grouped convolution, whose rounding moreover
     could depend on n.
@@ -206,8 +209,9 @@ def _blur_along(pixels: Tensor, taps: Tensor, axis: int) -> Tensor:
     half, length = len(taps) - 1, pixels.shape[axis]
     margin = (half, half, 0, 0) if axis == 3 else (0, 0, half, half)
     padded = F.pad(pixels, margin, mode="replicate")
-    total = pixels * taps[0]
+    pair = torch.empty_like(pixels)
+    pixels.mul_(taps[0])
     for step in range(1, half + 1):
-        before = padded.narrow(axis, half - step, length)
-        total.addcmul_(before + padded.narrow(axis, half + step, length), taps[step])
-    return total
+        before, after = (padded.narrow(axis, half + way * step, length) for way in (-1, 1))
+        torch.add(before, after, out=pair)
+        pixels.addcmul_(pair, taps[step])
