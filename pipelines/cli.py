@@ -84,11 +84,12 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
             sub.set_defaults(main=command.main)
     args, rest = parser.parse_known_args(argv)
     # argparse refuses positional arguments after an option: `run recipe --check key=value`
-    if rest and (not hasattr(args, "overrides") or any(item.startswith("-") for item in rest)):
+    pairs = next((name for name in ("overrides", "settings") if hasattr(args, name)), "")
+    if rest and (not pairs or any(item.startswith("-") for item in rest)):
         unknown = next((item for item in rest if item.startswith("-")), rest[0])
         choices.choices[args.command].error(f"unrecognized argument: {unknown}")
     if rest:
-        args.overrides = [*args.overrides, *rest]
+        setattr(args, pairs, [*getattr(args, pairs), *rest])
     return args
 
 

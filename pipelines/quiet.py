@@ -49,7 +49,7 @@ def configure_logging(root: Location) -> Path:
         directory = Path(tempfile.gettempdir()) / "fewshot-logs" / root.name
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
-    to_file = logging.FileHandler(path, encoding="utf-8", delay=True)
+    to_file = _LogFile(path, encoding="utf-8", delay=True)
     to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     to_people = _BesideBars()
     to_people.addFilter(_worth_showing)
@@ -83,6 +83,13 @@ class _BesideBars(logging.Handler):
             self.handleError(record)
 
 
+class _LogFile(logging.FileHandler):
+    """A log file that stays silent when the disk is full: the run's own message matters."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - overrides
+        del record
+
+
 class _Plain(logging.Formatter):
     """`message` for information, `warning: message` for the rest."""
 
@@ -99,6 +106,6 @@ def _worth_showing(record: logging.LogRecord) -> bool:
 
 def _remove_ours(logger: logging.Logger) -> None:
     for handler in list(logger.handlers):
-        if isinstance(handler, _BesideBars) or type(handler) is logging.FileHandler:
+        if isinstance(handler, (_BesideBars, _LogFile)):
             logger.removeHandler(handler)
             handler.close()

@@ -9,10 +9,17 @@ import numpy as np
 import pytest
 import torch
 
+from data_shards.location import Location
+from data_shards.manifest import ShardSet
+from data_shards.synthetic import StrokesConfig
+from data_shards.writer import write_shards
+from pipelines.quiet import prepare_environment
+
 ROOT = Path(__file__).parents[1]
 torch.set_num_threads(1)
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # for processes that tests start
     os.environ.setdefault(_name, "1")
+prepare_environment()  # before any test imports Ray, and the same for all
 
 
 @pytest.fixture(autouse=True)
@@ -38,3 +45,16 @@ def data_folder() -> Path:
 def golden_folder() -> Path:
     """Reference archives (`FEWSHOT_GOLDEN`, default ../shared/golden); skips without them."""
     return _folder("FEWSHOT_GOLDEN", ROOT.parent / "shared" / "golden")
+
+
+@pytest.fixture(scope="session")
+def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
+    """Six characters of each of four generated alphabets, eight images each; read only.
+
+    Splits: base 12 classes, val 6, novel 6; several shards each.
+    """
+    source = StrokesConfig(
+        size=16, images=8, characters=6, base_alphabets=2, val_alphabets=1, novel_alphabets=1
+    )
+    root = Location.parse(tmp_path_factory.mktemp("tiny") / "shards")
+    return write_shards(source, root, max_samples=25, progress=False)
