@@ -18,6 +18,8 @@ from fsl.losses.soft_cross_entropy import Block, Fold, chunk_rows
 
 SIMILARITY_ELEMENTS = 1 << 22
 """Similarities held at once while matching."""
+VIEW_PAIRS = ((0, 1), (1, 0))
+"""(student view s, teacher view t) that are compared, s != t; not a loop over images or pairs."""
 BLOCK_CHUNKS = 4
 """Teacher probabilities of one block, in chunks; a single larger class makes a larger block."""
 
@@ -99,7 +101,7 @@ def matched_plan(
     share = 1.0 / (2 * max(1, groups.members) * groups.classmates[pairs[:, 0]].clamp_min(1))
     rows, columns, weights = [], [], []
     each_patch = torch.arange(patches, device=student.device)
-    for s, t in ((0, 1), (1, 0)):  # the two ordered view combinations, not images or pairs
+    for s, t in VIEW_PAIRS:
         views = student[s * batch : (s + 1) * batch], teacher[t * batch : (t + 1) * batch]
         match = match_patches(*views, pairs)  # (P, N)
         rows.append(groups.key(s, pairs[:, :1], match))
@@ -146,7 +148,7 @@ def released_plan(
     anchor, other = pairs.unbind(1)
     each_patch = torch.arange(patches, device=student.device)
     rows, columns, weights = [], [], []
-    for s, t in ((0, 1), (1, 0)):
+    for s, t in VIEW_PAIRS:
         highest, lowest = student_sums[s].argmax(-1), student_sums[s].argmin(-1)  # (B,)
         positive = teacher_sums[t, anchor] > 0  # (P, N)
         match = torch.where(positive, highest[other, None], lowest[other, None])
