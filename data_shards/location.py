@@ -49,8 +49,9 @@ class Location:
         try:
             filesystem, path = fs.FileSystem.from_uri(urlunsplit(parts._replace(query=query)))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-            shown = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-            raise ConfigError(f"{shown}: not a usable address: {_first_line(error)}") from None
+            secret = parts.netloc.rpartition("@")[0] + "@"  # a bare "@" when there is none
+            message = f"{text}: not a usable address: {_first_line(error)}"
+            raise ConfigError(message.replace(secret, "")) from None
         return cls(filesystem, path.rstrip("/"), parts.scheme, parts.query)
 
     def __truediv__(self, name: str) -> Location:
