@@ -22,6 +22,7 @@ from fsl.images import ImageSpec
 from fsl.search_space import Choice
 
 STAGES = 4
+Channels = Annotated[int, Field(ge=1, le=2048)]
 
 
 class Conv4Config(BackboneConfig):
@@ -30,6 +31,12 @@ class Conv4Config(BackboneConfig):
     name: Literal["conv4"] = "conv4"
     width: Annotated[int, Field(ge=1, le=2048), Choice(32, 64, 128)] = 64
     """Channels of every convolution."""
+    widths: tuple[Channels, Channels, Channels, Channels] | None = None
+    """Channels of each convolution, where they differ. A narrow first one halves the time of a
+    training step: its map is the largest."""
+    halvings: Annotated[int, Field(ge=1, le=STAGES)] = STAGES
+    """Number of stages, from the first, that end in max-pooling. 3 leave a 4 x 4 grid of
+    patches at 32 pixels."""
     pool: Literal["flatten", "mean"] = "flatten"
     """Features: all cells one after another (the papers' form), or their mean. Methods that use
     patch tokens need `mean`."""
@@ -46,11 +53,14 @@ class Conv4(TokenBackbone):
     def __init__(self, config: Conv4Config, images: ImageSpec) -> None:
         super().__init__(config, images)
         self.pool, self.mask_stage = config.pool, config.mask_stage
-        widths = [images.channels] + [config.width] * STAGES
-        self.stages = nn.Sequential(*(conv_stage(widths[i], widths[i + 1]) for i in range(STAGES)))
+        self.halvings = config.halvings
+        widths = [images.channels, *(config.widths or (config.width,) * STAGES)]
+        self.stages = nn.Sequential(
+            *(conv_stage(widths[i], widths[i + 1], i < config.halvings) for i in range(STAGES))
+        )
         self.masked_embed = nn.Parameter(torch.zeros(1, widths[config.mask_stage]))
         rows, columns = self.grid(images.size)
-        self.features = config.width * (rows * columns if config.pool == "flatten" else 1)
+        self.features = widths[-1] * (rows * columns if config.pool == "flatten" else 1)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return features (n, D): cells in a row, or their mean."""
@@ -88,21 +98,22 @@ class Conv4(TokenBackbone):
         return x
 
     def grid(self, size: int) -> tuple[int, int]:
-        """Return the cells of the last map; every stage halves the side, rounding down."""
-        side = size >> STAGES
+        """Return the cells of the last map; every halving rounds down."""
+        side = size >> self.halvings
         if not side:
-            raise ConfigError(f"conv4 needs images of at least {1 << STAGES} pixels, got {size}")
+            least = 1 << self.halvings
+            raise ConfigError(f"conv4 needs images of at least {least} pixels, got {size}")
         return side, side
 
 
-def conv_stage(inputs: int, outputs: int) -> nn.Sequential:
-    """Return convolution 3x3, batch norm, ReLU, max-pooling by 2."""
-    return nn.Sequential(
+def conv_stage(inputs: int, outputs: int, halve: bool = True) -> nn.Sequential:
+    """Return convolution 3x3, batch norm, ReLU and, to `halve`, max-pooling by 2."""
+    layers = [
         nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),  # batch norm has the bias
         nn.BatchNorm2d(outputs),
         nn.ReLU(inplace=True),
-        nn.MaxPool2d(2),
-    )
+    ]
+    return nn.Sequential(*layers, *([nn.MaxPool2d(2)] if halve else []))
 
 
 def replace_cells(x: Tensor, masks: Tensor, vector: Tensor) -> Tensor:
