@@ -45,10 +45,8 @@ def _central(image: Tensor, spec: ImageSpec) -> Tensor:
     if spec.resize is None and height == width == spec.size:
         return image
     edge = max(spec.resize_to, spec.size)
-    if height <= width:
-        height, width = edge, max(edge, round(width * edge / height))
-    else:
-        height, width = max(edge, round(height * edge / width)), edge
+    shorter = min(height, width)
+    height, width = edge * height // shorter, edge * width // shorter  # rounded as torchvision does
     scaled = resized(channels_last(image), height, width)
     top, left = round((height - spec.size) / 2), round((width - spec.size) / 2)
     return scaled[:, top : top + spec.size, left : left + spec.size]
