@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from pydantic import Field
 
 from data_shards.sources import Sample, Source, SourceConfig
+from fsl.config import RuntimeOnly
 from fsl.errors import ConfigError, ShardError
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -21,8 +22,8 @@ SUFFIXES = (".jpg", ".jpeg", ".png")
 class ImageFilesConfig(SourceConfig):
     """Settings of every source that reads image files."""
 
-    root: Path
-    """Directory of the images."""
+    root: Annotated[Path, RuntimeOnly]
+    """Directory of the images. Its content counts (see `fingerprint`), not its place."""
     resize: Annotated[int, Field(ge=8, le=2048)] | None = None
     """Side in pixels to which the shorter edge of larger images is reduced; null passes the files'
     bytes through unchanged."""

@@ -20,6 +20,7 @@ from pydantic import Field
 
 from data_shards.sources import SOURCES, Sample, Source, SourceConfig
 from data_shards.splits import SPLITS, check_disjoint
+from fsl.config import RuntimeOnly
 from fsl.errors import ConfigError, ShardError, did_you_mean
 
 FULL_SETS = ("images_background", "images_evaluation")
@@ -35,7 +36,7 @@ class OmniglotConfig(SourceConfig):
     """Settings of `Omniglot`."""
 
     name: Literal["omniglot"] = "omniglot"
-    root: Path
+    root: Annotated[Path, RuntimeOnly]
     """Folder with images_background.zip and images_evaluation.zip, or with the two
     images_background_small zips; unpacked folders of these names do as well."""
     base: list[str] | None = None

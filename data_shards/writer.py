@@ -12,7 +12,7 @@ import json
 import logging
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
@@ -28,6 +28,7 @@ from data_shards.manifest_builder import ManifestBuilder
 from data_shards.sources import Sample, Source, SourceConfig, build_source, classes_of
 from data_shards.splits import SPLITS, SharedImages, check_disjoint
 from data_shards.tar_shard import TarShard
+from fsl.config import fingerprint
 from fsl.errors import ConfigError, ShardError, StorageError
 
 logger = logging.getLogger(__name__)
@@ -81,6 +82,7 @@ def write_shards(
     source = build_source(source_config)
     recipe = {
         "settings": source_config.model_dump(mode="json"),
+        "settings_key": fingerprint(source_config),
         "fingerprint": source.fingerprint(),
         "shard_mb": shard_mb,
         "max_samples": max_samples,
@@ -128,12 +130,17 @@ def _finished(
         (destination / file.name).exists() and (destination / file.name).size() == file.bytes
         for file in there.files
     )
-    if there.source == recipe and there.seed == seed:
+    if _without_place(there.source) == _without_place(recipe) and there.seed == seed:
         return there if whole else None
     raise ShardError(
         f"{destination}: holds a finished shard set made of another source or with other "
         "settings; choose another directory, or overwrite it (--overwrite)"
     )
+
+
+def _without_place(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what decides about the content: the settings are for people, their key counts."""
+    return {name: value for name, value in recipe.items() if name != "settings"}
 
 
 class _Packing:

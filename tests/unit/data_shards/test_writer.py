@@ -164,6 +164,13 @@ def test_writing_again_returns_the_finished_set_untouched(tmp_path: Path) -> Non
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
+def test_the_place_of_the_images_does_not_count(tmp_path: Path) -> None:
+    config = image_folder(tmp_path / "images")
+    first = write(tmp_path / "out", config)
+    (tmp_path / "images").rename(tmp_path / "moved")
+    assert write(tmp_path / "out", FolderConfig(root=tmp_path / "moved")).digest == first.digest
+
+
 def test_another_set_is_not_overwritten_unasked(tmp_path: Path) -> None:
     write(tmp_path)
     before = files(tmp_path)
