@@ -15,7 +15,7 @@ import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from timm.models import adapt_input_conv
+from timm.models import adapt_input_conv, is_model_in_modules
 from torch import Tensor
 
 from fsl.backbones.transformer import resize_matrix
@@ -38,7 +38,9 @@ def load_pretrained(backbone: ViT, source: str) -> None:
         ConfigError: no such model or file, no download possible, or the shapes differ.
     """
     where = f"pretrained {source!r}"
-    raw = _read_file(Path(source)) if source.endswith(FILE_ENDINGS) else _from_timm(source)
+    raw = (
+        _read_file(Path(source)) if source.endswith(FILE_ENDINGS) else _from_timm(source, backbone)
+    )
     state = {key: value for key, value in raw.items() if not key.startswith(IGNORED)}
     _adapt(backbone, state)
     own = backbone.state_dict()
@@ -58,22 +60,27 @@ def load_pretrained(backbone: ViT, source: str) -> None:
     backbone.load_state_dict(state, strict=False)
 
 
-def _from_timm(name: str) -> dict[str, Tensor]:
-    if not timm.is_model(name):
+def _from_timm(name: str, backbone: ViT) -> dict[str, Tensor]:
+    if not is_model_in_modules(name.partition(".")[0], {"vision_transformer", "deit"}):
         known = timm.list_models("vit_*") + timm.list_models("deit_*")
         near = did_you_mean(name.partition(".")[0], known)
         raise ConfigError(
-            f"pretrained {name!r} is neither a timm model{near} nor a path that ends in "
-            f"{', '.join(FILE_ENDINGS)}"
+            f"pretrained {name!r} is neither a ViT of timm nor a path that ends in "
+            f"{', '.join(FILE_ENDINGS)}{near}"
         )
     try:
-        model = timm.create_model(name, pretrained=True, num_classes=0)
+        model: Any = timm.create_model(name, pretrained=True, num_classes=0)
     except Exception as error:  # the download clients' errors have no base class in common
         raise ConfigError(
             f"pretrained {name!r} cannot be loaded ({type(error).__name__}: "
             f"{str(error).strip().splitlines()[0] if str(error).strip() else 'no reason given'}); "
             f"download it where there is a network and give the .safetensors file's path"
         ) from error
+    heads, own = model.blocks[0].attn.num_heads, backbone.config.shape.heads
+    if heads != own:  # the weights' shapes would not tell
+        raise ConfigError(
+            f"pretrained {name!r} has {heads} attention heads there, {own} here; set `heads`"
+        )
     return dict(model.state_dict())
 
 

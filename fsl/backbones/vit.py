@@ -55,7 +55,8 @@ class ViTConfig(TransformerConfig):
     """Side of a patch in pixels; must divide the image size; default: the preset's."""
     pretrained: str | None = None
     """Weights to start from: a timm model's name (downloaded when not in the local cache) or the
-    path of a .safetensors, .pt or .pth file; null for random weights."""
+    path of a .safetensors, .pt or .pth file; null for random weights. A file does not tell its
+    number of heads: set that as it was."""
 
     @property
     def shape(self) -> Shape:
