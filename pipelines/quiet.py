@@ -15,6 +15,7 @@ import warnings
 from pathlib import Path
 
 from data_shards.location import Location
+from fsl.errors import StorageError
 
 ENVIRONMENT = {
     # Token authentication: a local cluster makes its own token (~/.ray/auth_token), and nobody
@@ -47,7 +48,12 @@ def configure_logging(root: Location) -> Path:
         directory = root.local / "logs"
     else:
         directory = Path(tempfile.gettempdir()) / "fewshot-logs" / root.name
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"{directory}: cannot be made: {error.strerror}; choose another run_dir"
+        ) from error
     path = directory / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
     to_file = _LogFile(path, encoding="utf-8", delay=True)
     to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -86,7 +92,7 @@ class _BesideBars(logging.Handler):
 class _LogFile(logging.FileHandler):
     """A log file that stays silent when the disk is full: the run's own message matters."""
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - overrides
+    def handleError(self, record: logging.LogRecord) -> None:
         del record
 
 

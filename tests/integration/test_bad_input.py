@@ -1,0 +1,300 @@
+"""Planted faults: each gives status 2, one clear message, and leaves earlier results alone.
+
+Every fault goes through the command line as a user would run it, against a run directory in which
+the first stage is done.
+"""
+
+from __future__ import annotations
+
+import resource
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow.parquet as pq
+import pytest
+
+from data_shards.location import Location
+from data_shards.manifest import METADATA_KEY
+from pipelines.cli import main
+from pipelines.lock import run_lock
+from tests.integration.faulty_world import World, copy_world, image, make_world
+
+
+class Fault(NamedTuple):
+    """A fault and the words that the message must have."""
+
+    name: str
+    plant: Callable[[World], object]
+    words: tuple[str, ...]
+
+
+def setting(key: str, value: object, *words: str) -> Fault:
+    """Return the fault of one wrong setting."""
+    return Fault(f"{key}={value}", lambda world: world.set(key, value), words)
+
+
+def recipe_text(name: str, text: str | bytes, *words: str) -> Fault:
+    """Return the fault of a recipe that is not one."""
+    data = text if isinstance(text, bytes) else text.encode()
+    return Fault(name, lambda world: (world.root / "recipe.yaml").write_bytes(data), words)
+
+
+def command(name: str, argv: str, *words: str) -> Fault:
+    """Return the fault of a wrong command line."""
+    return Fault(name, lambda world: setattr(world, "argv", argv.split()), words)
+
+
+TRAIN = "stages.pretrain"
+SOURCE = "stages.shards.source"
+
+RECIPES = [
+    command("no such recipe", "run nothing.yaml", "nothing.yaml", "No such file"),
+    command("recipe is a folder", "run images", "images", "Is a directory"),
+    recipe_text("not UTF-8", b"stages: \xff\xfe", "recipe.yaml", "cannot be read"),
+    recipe_text("invalid YAML", "stages: {a: [}", "recipe.yaml", "not valid YAML", "line 1"),
+    recipe_text("key twice", "seed: 1\nseed: 2\nstages: {}", "'seed' is written twice", "line 2"),
+    recipe_text("a list", "- a\n- b\n", "a recipe is a mapping"),
+    recipe_text("empty file", "", "a recipe is a mapping", "None"),
+    recipe_text("no stages", "seed: 1", "stages: this key is required"),
+    recipe_text("empty stages", "stages: {}", "stages:", "at least 1"),
+    recipe_text("stages a list", "stages: [train]", "stages:", "dictionary"),
+    recipe_text("stage a word", "stages: {a: train}", "stages.a", "mapping with the key 'kind'"),
+    recipe_text("label with a blank", "stages: {My Stage: {kind: train}}", "My Stage", "pattern"),
+    recipe_text("python tag", "stages: !!python/name:os.system", "not valid YAML"),
+    setting("sede", 1, "sede: unknown key; did you mean 'seed'?"),
+    setting("seed", -1, "seed: Input should be greater than or equal to 0", "got -1"),
+    setting(f"{TRAIN}.optim.epoch", 1, f"{TRAIN}.optim.epoch: unknown key", "'epochs'"),
+    setting(f"{TRAIN}.kind", "trian", "unknown stage 'trian'; did you mean 'train'?"),
+    setting("stages.extra", {"needs": []}, "the key 'kind' is missing; one of:", "train"),
+    setting(f"{TRAIN}.method.name", "smdk", "unknown method 'smdk'; did you mean 'smkd'?"),
+    setting(f"{TRAIN}.backbone.name", "conv44", "unknown backbone", "'conv4'"),
+    setting(f"{SOURCE}.name", "foldr", "unknown source 'foldr'; did you mean 'folder'?"),
+    setting(f"{SOURCE}.rooot", "x", f"{SOURCE}.rooot: unknown key; did you mean 'root'?"),
+    setting(f"{TRAIN}.optim.epochs", "many", "optim.epochs", "valid integer", "'many'"),
+    setting(f"{TRAIN}.optim.lr", -0.1, "optim.lr", "greater than 0"),
+    setting(f"{TRAIN}.optim.lr", float("nan"), "optim.lr", "finite number"),
+    setting(f"{TRAIN}.optim.min_lr", 1.0, "min_lr 1 is above lr"),
+    setting(f"{TRAIN}.optim.warmup_epochs", 3, "warmup_epochs 3 exceeds epochs 2"),
+    setting(f"{TRAIN}.data.order", {"name": "class_balanced"}, "needs images_per_class"),
+    setting(f"{TRAIN}.cluster", {"workers": [3, 1]}, "workers: [3, 1] is [min, max]"),
+    setting(f"{TRAIN}.cluster", {"workers": 9}, "batch_size", "shared by 9 workers"),
+    setting(f"{TRAIN}.backbone", None, "backbone: missing"),
+    setting(f"{TRAIN}.needs", ["shard"], "no stage 'shard'; did you mean 'shards'?"),
+    setting(f"{TRAIN}.needs", [], "needs exactly one stage that gives shards", "write_shards"),
+    setting(f"{TRAIN}.needs", ["shards", "shards"], "'shards' is listed twice"),
+    setting(f"{TRAIN}.needs", ["shards", "pretrain"], "'pretrain' needs itself"),
+    setting("stages.shards.needs", ["pretrain"], "in a circle: shards -> pretrain -> shards"),
+    Fault(
+        "needs of the wrong sort",
+        lambda world: world.set("stages.more", {**world.stages["shards"], "needs": ["shards"]}),
+        ("write_shards stage cannot use 'shards'", "it takes: nothing"),
+    ),
+    Fault(
+        "needs a later stage",
+        lambda world: world.set(
+            "stages", {name: world.stages[name] for name in ("pretrain", "shards")}
+        ),
+        ("'shards' comes later in the recipe; write it above 'pretrain'",),
+    ),
+]
+
+COMMANDS = [
+    command("unknown command", "rum recipe.yaml", "unknown command 'rum'; did you mean 'run'?"),
+    command("no command", "", "COMMAND"),
+    command("no recipe", "run", "recipe"),
+    command("unknown option", "run recipe.yaml --chek", "--chek"),
+    command("override without =", "run recipe.yaml seed", "write it as section.key=value"),
+    command("override not YAML", "run recipe.yaml seed=[1", "'[1' is not a YAML value"),
+    command(
+        "override of no stage",
+        "run recipe.yaml stages.pretrian.seed=1",
+        "no stage 'pretrian'; did you mean 'pretrain'?",
+    ),
+    command("override below a value", "run recipe.yaml seed.x=1", "seed:", "valid integer"),
+    command("override of no key", "run recipe.yaml run_dri=x", "did you mean 'run_dir'?"),
+    command("shards of no source", "shards write strks out", "did you mean 'strokes'?"),
+    command("check of no shards", "shards check images", "no index.parquet"),
+    command("unknown method", "methods smdk", "did you mean 'smkd'?"),
+]
+
+DATA = [
+    setting(f"{SOURCE}.root", "nowhere", "nowhere", "No such file or directory"),
+    Fault(
+        "empty data folder",
+        lambda world: use_void(world),
+        ("void", "holds no folders"),
+    ),
+    Fault(
+        "a class in two splits",
+        lambda world: image(world.root / "images/novel/ant/0.png", 99),
+        ("class 'ant' is in 'base' and in 'novel'",),
+    ),
+    Fault(
+        "a class without images",
+        lambda world: (world.root / "images/base/yak").mkdir(),
+        ("base/yak: no images",),
+    ),
+    Fault(
+        "a folder that is no split",
+        lambda world: image(world.root / "images/extra/yak/0.png", 99),
+        ("folder 'extra' is none of base, val, novel",),
+    ),
+    Fault(
+        "a truncated image",
+        lambda world: truncate(world.root / "images/base/ant/0.png"),
+        ("stage 'shards'", "base/ant/0.png: not a readable image"),
+    ),
+    Fault(
+        "text called an image",
+        lambda world: (world.root / "images/base/ant/9.png").write_text("hello"),
+        ("base/ant/9.png: not a readable image",),
+    ),
+    Fault(
+        "one image in two splits",
+        lambda world: image(world.root / "images/novel/gnu/9.png", 0),
+        ("the same image is in two splits", "novel/gnu/9.png"),
+    ),
+    setting("stages.shards", {"kind": "use_shards", "path": "images"}, "images: no index.parquet"),
+    Fault(
+        "an index cut off",
+        lambda world: use_damaged(world, truncate),
+        ("copy/index.parquet", "not a readable Parquet file"),
+    ),
+    Fault(
+        "an index of another version",
+        lambda world: use_damaged(world, raise_format),
+        ("copy/index.parquet", "format version 7", "index the shards again"),
+    ),
+    setting(f"{TRAIN}.data.split", "bse", "no split 'bse'; did you mean 'base'?"),
+    setting(f"{TRAIN}.data.batch_size", 500, "500", "24"),
+    setting(f"{TRAIN}.validation.ways", 3, "validation.ways: 3 classes per task", "has 2"),
+    setting(f"{TRAIN}.validation.queries", 6, "of which 0 have the 1 + 6 images"),
+]
+
+RUNS = [
+    Fault(
+        "an edited result",
+        lambda world: edit(world.shards / "result.json", '"images": 48.0', '"images": 49.0'),
+        ("result.json", "not what the stage wrote", "delete"),
+    ),
+    Fault(
+        "a result cut off",
+        lambda world: truncate(world.shards / "result.json"),
+        ("result.json", "not valid JSON", "delete"),
+    ),
+    setting("run_dir", "shards.yaml", "shards.yaml", "Not a directory"),
+    setting("run_dir", "gopher://x/y", "gopher://x/y: not a usable address"),
+    setting("run_dir", "", "run_dir", "name a directory or a URI"),
+]
+
+
+def use_void(world: World) -> None:
+    """Let the recipe read an empty folder."""
+    (world.root / "void").mkdir()
+    world.set(f"{SOURCE}.root", "void")
+
+
+def truncate(path: Path) -> None:
+    """Cut a file in the middle."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    """Replace some text of a file."""
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+
+
+def use_damaged(world: World, damage: Callable[[Path], object]) -> None:
+    """Let the recipe use a copy of the shard set whose index is damaged."""
+    copy = world.root / "copy"
+    shutil.copytree(world.shards, copy)
+    damage(copy / "index.parquet")
+    world.set("stages.shards", {"kind": "use_shards", "path": "copy"})
+
+
+def raise_format(index: Path) -> None:
+    """Make the index one of a later program."""
+    table = pq.read_table(index)
+    metadata = {**table.schema.metadata}
+    metadata[METADATA_KEY] = metadata[METADATA_KEY].replace(b'"format": 1', b'"format": 7')
+    assert metadata != table.schema.metadata
+    pq.write_table(table.replace_schema_metadata(metadata), index)
+
+
+@pytest.fixture(scope="module")
+def good_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("world")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        make_world(root)
+    return root
+
+
+@pytest.fixture
+def world(good_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.chdir(tmp_path)
+    return copy_world(good_world, tmp_path)
+
+
+def message(world: World, capsys: pytest.CaptureFixture[str]) -> str:
+    """Run the command, which must fail well, and return what the user reads."""
+    world.write_recipe()
+    before = world.results()
+    capsys.readouterr()
+    status = main(world.argv)
+    out, err = capsys.readouterr()
+    assert status == 2, out + err
+    assert "Traceback" not in out + err
+    assert world.results() == before
+    return err
+
+
+def test_the_world_without_a_fault_is_good(world: World) -> None:
+    world.write_recipe()
+    assert main(["run", "recipe.yaml", "--check"]) == 0
+
+
+ALL = [*RECIPES, *COMMANDS, *DATA, *RUNS]
+
+
+@pytest.mark.parametrize("fault", ALL, ids=[fault.name for fault in ALL])
+def test_a_fault_gives_a_clear_message(
+    world: World, capsys: pytest.CaptureFixture[str], fault: Fault
+) -> None:
+    fault.plant(world)
+    text = message(world, capsys)
+    assert [word for word in fault.words if word not in text] == [], text
+
+
+def test_there_are_at_least_forty_faults() -> None:
+    assert len(ALL) >= 40
+
+
+def test_two_runs_on_one_directory(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    with run_lock(Location.parse(world.root / "run")):
+        text = message(world, capsys)
+    assert "another run is using this directory (process " in text
+
+
+def test_a_full_disk_is_explained_and_the_run_continues_later(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.set("stages.shards.max_samples", 30)
+    world.recipe["stages"] = {"shards": world.stages["shards"]}
+    world.write_recipe()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, hard))
+    try:
+        status = main(world.argv)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    err = capsys.readouterr().err
+    assert status == 2
+    assert "Traceback" not in err
+    assert "stage 'shards'" in err
+    assert "File too large" in err
+    assert "free some space" in err
+    assert main(world.argv) == 0
