@@ -30,7 +30,9 @@ class MultiCropBatcher:
         crops: the settings of the views.
         masks: the settings of the global views' masks; None masks nothing.
         images: colour mode and normalisation. The view sizes are those of `crops`.
-        grid_of: `grid_of(size)` is the backbone's patch grid (h, w); it is asked once, here.
+        grid_of: `grid_of(size)` is the backbone's patch grid (h, w). Asked here and not kept; it
+            refuses view sizes that the backbone cannot take. None for a backbone without
+            patches, which cannot be masked: the grid of the masks is then (0, 0).
     """
 
     def __init__(
@@ -38,10 +40,14 @@ class MultiCropBatcher:
         crops: MultiCropConfig,
         masks: BlockMaskConfig | None,
         images: ImageSpec,
-        grid_of: Callable[[int], tuple[int, int]],
+        grid_of: Callable[[int], tuple[int, int]] | None,
     ) -> None:
         self.crops, self.masks, self.images = crops, masks, images
-        self.grid = grid_of(crops.global_size)
+        if grid_of is None and masks is not None:
+            raise ConfigError("masks are set, but the backbone has no patches; set masks to null")
+        self.grid = grid_of(crops.global_size) if grid_of else (0, 0)
+        if grid_of and crops.local_views:
+            grid_of(crops.local_size)
         self.kinds = (
             (Stream.GLOBAL_VIEWS, crops.global_kind()),
             (Stream.LOCAL_VIEWS, crops.local_kind()),

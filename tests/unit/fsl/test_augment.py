@@ -23,6 +23,7 @@ from fsl.augment import (
     evaluation_images,
 )
 from fsl.augment.views import class_turns
+from fsl.backbones.vit import patch_grid
 from fsl.config import build
 from fsl.errors import ConfigError, FewShotError
 from fsl.images import ImageSpec
@@ -137,6 +138,24 @@ def test_without_masks_and_local_views_both_are_empty() -> None:
     batch = make(made, [picture(0), picture(1)], [1, 2])
     assert not batch.masks.any()
     assert batch.local_views.shape == (0, 3, 96, 96)
+
+
+def test_view_sizes_that_the_backbone_cannot_take_are_refused_at_once() -> None:
+    with pytest.raises(ConfigError, match="size 18 is not a multiple"):
+        MultiCropBatcher(
+            MultiCropConfig(global_size=32, local_size=18),
+            None,
+            ImageSpec(),
+            lambda size: patch_grid(size, 4),
+        )
+
+
+def test_a_backbone_without_patches_gets_views_but_no_masks() -> None:
+    crops = MultiCropConfig(**SIZES)
+    batch = make(MultiCropBatcher(crops, None, ImageSpec(), None), [picture(0)], [1])
+    assert batch.masks.shape == (2, 0, 0)
+    with pytest.raises(ConfigError, match="no patches; set masks to null"):
+        MultiCropBatcher(crops, BlockMaskConfig(), ImageSpec(), None)
 
 
 def test_masks_start_with_their_epoch_and_differ_between_views() -> None:
