@@ -11,6 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
+import fsl.losses.patch_distillation as patches
+import fsl.losses.self_distillation as classes
+import fsl.losses.soft_cross_entropy as fused
 from fsl.collapse import update_center
 from fsl.losses.patch_distillation import (
     PatchPlan,
@@ -21,10 +24,12 @@ from fsl.losses.patch_distillation import (
 )
 from fsl.losses.self_distillation import class_loss, supervised_fold, view_fold
 from fsl.losses.soft_cross_entropy import SoftTargets, folded_cross_entropy, teacher_probabilities
+from fsl.methods.smkd import SMKDConfig
 
 if TYPE_CHECKING:
     Archive = Any
 
+STUDENT_TEMPERATURE = 0.1
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
 
 
@@ -51,7 +56,7 @@ class Logits:
             self.eye,
             SoftTargets(teacher, self.eye, center, self.patch_temperature),
             plan.fold,
-            0.1,
+            STUDENT_TEMPERATURE,
         )
 
 
@@ -75,7 +80,9 @@ def test_stage_1_losses_gradients_and_centres_over_two_steps(
         logits = Logits(archive, prefix, dtype)
         fold = view_fold(batch, 2, views, logits.cls.device)
         student = torch.cat([logits.cls, logits.local])
-        loss_cls = class_loss(student, logits.eye, logits.probabilities(center), fold, 0.1)
+        loss_cls = class_loss(
+            student, logits.eye, logits.probabilities(center), fold, STUDENT_TEMPERATURE
+        )
         masks = archive[prefix + "mask"].flatten(0, 1)
         loss_mim = logits.patch_loss(masked_plan(masks, 2, len(logits.eye)), patch_center)
         (loss_cls + loss_mim).backward()
@@ -100,7 +107,7 @@ def test_stage_2_class_loss_gradients_and_centres(archive: Archive, dtype: torch
     center = logits.get("center_cls_before").flatten()
     fold = supervised_fold(archive["labels"], 2, 2 + archive.integer("n_local"))
     student = torch.cat([logits.cls, logits.local])
-    loss = class_loss(student, logits.eye, logits.probabilities(center), fold, 0.1)
+    loss = class_loss(student, logits.eye, logits.probabilities(center), fold, STUDENT_TEMPERATURE)
     loss.backward()
     close_loss(loss, archive.number("loss_cls"))
     close(logits.cls.grad, archive["grad_student_cls"])
@@ -146,3 +153,62 @@ def test_stage_2_matches_are_the_same_patches(archive: Archive, views: tuple[int
         archive[f"paper_pairs_s{s}t{t}"].long(),
     )
     assert torch.equal(found, archive[f"paper_match_s{s}t{t}"].long())
+
+
+def test_published_student_temperature_is_the_default() -> None:
+    assert SMKDConfig().student_temperature == STUDENT_TEMPERATURE
+    assert SMKDConfig().center_momentum == 0.9
+
+
+class TestMutations:
+    """The comparisons above fail when a constant or a formula is changed."""
+
+    @pytest.mark.archive("smkd.stage1_loss")
+    def test_student_temperature(self, archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(globals(), "STUDENT_TEMPERATURE", 0.101)
+        self.fails(archive)
+
+    @pytest.mark.archive("smkd.stage1_loss")
+    def test_center_momentum(self, archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+        wrong = lambda center, mean, kept: update_center(center, mean, kept + 0.01)  # noqa: E731
+        monkeypatch.setitem(globals(), "update_center", wrong)
+        self.fails(archive)
+
+    @pytest.mark.archive("smkd.stage1_loss")
+    def test_center_after_the_division(
+        self, archive: Archive, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def wrong(features: Tensor, weight: Tensor, center: Tensor, temperature: float) -> Tensor:
+            return (features @ weight.mT / temperature - center).softmax(-1)
+
+        monkeypatch.setattr(fused, "teacher_probabilities", wrong)
+        self.fails(archive)
+
+    @staticmethod
+    def fails(archive: Archive) -> None:
+        with pytest.raises(AssertionError):
+            test_stage_1_losses_gradients_and_centres_over_two_steps(archive, torch.float32)
+
+    @pytest.mark.parametrize("views", [((0, 0), (1, 1)), ((0, 1), (0, 1))])
+    @pytest.mark.archive("smkd.stage2_loss")
+    def test_views_that_are_compared(
+        self, archive: Archive, views: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(patches, "VIEW_PAIRS", views)
+        for matching in ("paper", "released"):
+            with pytest.raises(AssertionError):
+                test_stage_2_patch_loss_and_gradient(archive, matching, "", torch.float32)
+
+    @pytest.mark.archive("smkd.stage2_loss")
+    def test_an_image_as_its_own_classmate(
+        self, archive: Archive, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def wrong(labels: Tensor) -> Tensor:
+            return (labels[:, None] == labels[None, :]).nonzero()
+
+        monkeypatch.setattr(patches, "same_class_pairs", wrong)
+        monkeypatch.setattr(classes, "same_class_pairs", wrong)
+        with pytest.raises(AssertionError):
+            test_stage_2_patch_loss_and_gradient(archive, "paper", "", torch.float32)
+        with pytest.raises(AssertionError):
+            test_stage_2_class_loss_gradients_and_centres(archive, torch.float32)
