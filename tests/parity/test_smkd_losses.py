@@ -170,7 +170,11 @@ class TestMutations:
 
     @pytest.mark.archive("smkd.stage1_loss")
     def test_center_momentum(self, archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
-        wrong = lambda center, mean, kept: update_center(center, mean, kept + 0.01)  # noqa: E731
+        right = update_center
+
+        def wrong(center: Tensor, mean: Tensor, kept: float) -> Tensor:
+            return right(center, mean, kept + 0.01)
+
         monkeypatch.setitem(globals(), "update_center", wrong)
         self.fails(archive)
 
