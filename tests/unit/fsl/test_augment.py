@@ -259,33 +259,6 @@ def test_a_grey_jpeg_decoded_as_rgb_gives_grey_but_jittered_views() -> None:
     assert (pixels.amax(1) - pixels.amin(1)).max() < 0.01
 
 
-class TestEvaluationImages:
-    def test_a_square_of_the_right_size_is_only_normalised(self) -> None:
-        spec = ImageSpec(size=28)
-        mean, std = (values[:, None, None] for values in spec.statistics())
-        expected = (picture(0) / 255 - mean) / std
-        torch.testing.assert_close(evaluation_images([picture(0)], spec)[0], expected)
-
-    @pytest.mark.parametrize(
-        ("height", "width"), [(60, 90), (90, 60), (20, 33), (1, 200), (64, 64)]
-    )
-    def test_the_shorter_edge_is_resized_and_the_centre_cut(self, height: int, width: int) -> None:
-        spec = ImageSpec(size=28, resize=32, normalisation="half")
-        image = picture(0, height, width)
-        edge = [32 * side // min(height, width) for side in (width, height)]
-        photo = Image.fromarray(image.permute(1, 2, 0).numpy())
-        scaled = np.array(photo.resize((edge[0], edge[1]), Image.Resampling.BICUBIC))
-        top, left = round((edge[1] - 28) / 2), round((edge[0] - 28) / 2)
-        centre = torch.from_numpy(scaled[top : top + 28, left : left + 28]).permute(2, 0, 1)
-        expected = centre / 127.5 - 1
-        found = evaluation_images([image, image], spec)
-        assert found.shape == (2, 3, 28, 28)
-        torch.testing.assert_close(found[1], expected, atol=1.01 / 127.5, rtol=0)
-
-    def test_no_images_give_an_empty_batch(self) -> None:
-        assert evaluation_images([], ImageSpec(size=28, mode="grey")).shape == (0, 1, 28, 28)
-
-
 class TestLabelledBatcher:
     def test_without_a_view_it_gives_evaluation_images(self) -> None:
         spec = ImageSpec(size=32)
