@@ -46,6 +46,12 @@ def command(name: str, argv: str, *words: str) -> Fault:
     return Fault(name, lambda world: setattr(world, "argv", argv.split()), words)
 
 
+def use_void(world: World) -> None:
+    """Let the recipe read an empty folder."""
+    (world.root / "void").mkdir()
+    world.set(f"{SOURCE}.root", "void")
+
+
 TRAIN = "stages.pretrain"
 SOURCE = "stages.shards.source"
 
@@ -123,7 +129,7 @@ DATA = [
     setting(f"{SOURCE}.root", "nowhere", "nowhere", "No such file or directory"),
     Fault(
         "empty data folder",
-        lambda world: use_void(world),
+        use_void,
         ("void", "holds no folders"),
     ),
     Fault(
@@ -188,12 +194,6 @@ RUNS = [
     setting("run_dir", "gopher://x/y", "gopher://x/y: not a usable address"),
     setting("run_dir", "", "run_dir", "name a directory or a URI"),
 ]
-
-
-def use_void(world: World) -> None:
-    """Let the recipe read an empty folder."""
-    (world.root / "void").mkdir()
-    world.set(f"{SOURCE}.root", "void")
 
 
 def truncate(path: Path) -> None:
