@@ -28,6 +28,8 @@ from fsl.errors import ShardError
 
 ROW_GROUP = 1 << 18
 DIGEST_COLUMNS = ("key", "label", "size", "ext", "crc32")
+PROVENANCE = ("origin",)
+"""Additional columns that tell where a sample came from; they cannot change a result."""
 
 
 class ManifestBuilder:
@@ -217,7 +219,7 @@ def content_digest(
     elsewhere or at another time are the same data.
     """
     sizes = [(split, file.samples) for file, split in zip(files, file_splits, strict=True)]
-    extras = sorted(name for name in table.column_names if name not in COLUMNS)
+    extras = sorted(name for name in table.column_names if name not in {*COLUMNS, *PROVENANCE})
     head = json.dumps([FORMAT, dict(class_names), sizes, extras], separators=(",", ":"))
     total = hashlib.sha256(head.encode())
     for name in (*DIGEST_COLUMNS, *extras):

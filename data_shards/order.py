@@ -164,7 +164,7 @@ def rank_slice(step: int, batch_size: int, rank: int, world_size: int) -> I64:
 
 
 def _checked(positions: NDArray[np.integer], length: int) -> I64:
-    positions = np.asarray(positions, np.int64)
-    if positions.size and not (positions.min() >= 0 and positions.max() < length):
-        raise IndexError(f"positions {positions.min()}..{positions.max()} of {length} per epoch")
-    return positions
+    checked: I64 = np.asarray(positions).astype(np.int64)
+    if checked.size and not (checked.min() >= 0 and checked.max() < length):
+        raise IndexError(f"positions {checked.min()}..{checked.max()} of {length} per epoch")
+    return checked
