@@ -113,6 +113,7 @@ class Part(NamedTuple):
 
     @property
     def mean(self) -> Tensor:
+        """Mean of the values."""
         return self.total / self.size
 
     @property

@@ -1,0 +1,202 @@
+"""Accuracies of several models on the same episodes: table, summary, comparisons.
+
+`accuracies.parquet` has one row per model, protocol, bank and episode; `summary.json` what a
+reader wants to know: means with both intervals, and differences between consecutive models.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from data_shards.location import Location
+from fsl.evaluation import EpisodeScores
+from fsl.metrics import MeanCI, mean_ci95
+from fsl.statistics import (
+    PairedDifference,
+    class_accuracies,
+    class_interval,
+    paired_difference,
+)
+
+TABLE, SUMMARY = "accuracies.parquet", "summary.json"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What was asked of each model.
+
+    Attributes:
+        protocol: prototype or classifier.
+        ways: classes per episode.
+        shots: labelled images per class.
+    """
+
+    protocol: str
+    ways: int
+    shots: int
+
+    def __str__(self) -> str:
+        return f"{self.ways}-way {self.shots}-shot {self.protocol}"
+
+    @property
+    def key(self) -> str:
+        """Short name in metrics: prototype_5w1s."""
+        return f"{self.protocol}_{self.ways}w{self.shots}s"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One model under one setting."""
+
+    model: str
+    setting: Setting
+    scores: EpisodeScores
+    classes: Tensor  # (E, W)
+
+    @property
+    def mean(self) -> MeanCI:
+        """Accuracy with the interval over episodes."""
+        return mean_ci95(self.scores.accuracies)
+
+    def line(self) -> str:
+        """What is printed."""
+        return f"{self.model}: {self.setting}: {self.mean}"
+
+
+def result_entry(scored: Scored, class_count: int) -> dict[str, Any]:
+    """Return one entry of the summary's `results`."""
+    classes = class_interval(scored.scores.accuracies, scored.classes)
+    per_class = class_accuracies(scored.scores.way_accuracies, scored.classes, class_count)
+    return {
+        "model": scored.model,
+        **asdict(scored.setting),
+        **scored.mean._asdict(),
+        "class_half_width": _number(classes.half_width),
+        "classes": classes.classes,
+        "text": str(scored.mean),
+        "queries_per_episode": float(scored.scores.queries.sum(-1).double().mean()),
+        "per_class": [_number(value) for value in per_class.tolist()],
+    }
+
+
+def difference_entry(a: Scored, b: Scored) -> dict[str, Any]:
+    """Return one entry of the summary's `differences`: b against a on the same episodes."""
+    before, after = a.scores.accuracies, b.scores.accuracies
+    difference = paired_difference(before, after)
+    classes = class_interval(after - before, a.classes)
+    across = PairedDifference(classes.mean, classes.half_width, difference.tasks)
+    return {
+        "a": a.model,
+        "b": b.model,
+        **asdict(a.setting),
+        **difference._asdict(),
+        "real": difference.real,
+        "class_half_width": _number(classes.half_width),
+        "real_across_classes": across.real,
+        "classes": classes.classes,
+        "words": difference.words(a.model, b.model),
+    }
+
+
+def differences(scored: Sequence[Scored]) -> list[dict[str, Any]]:
+    """Compare each model with the one before it, setting by setting."""
+    by_setting: dict[Setting, list[Scored]] = {}
+    for item in scored:
+        by_setting.setdefault(item.setting, []).append(item)
+    return [difference_entry(a, b) for items in by_setting.values() for a, b in pairwise(items)]
+
+
+def flat_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
+    """Return the summary's numbers under flat names, for `result.json` and for tuning."""
+    numbers: dict[str, float] = {}
+    for entry in summary["results"]:
+        name = f"{entry['model']}_{_setting(entry).key}"
+        numbers[name] = entry["mean"]
+        numbers[f"{name}_ci95"] = entry["half_width"]
+        if entry["class_half_width"] is not None:
+            numbers[f"{name}_class_ci95"] = entry["class_half_width"]
+    for entry in summary["differences"]:
+        name = f"{entry['b']}_minus_{entry['a']}_{_setting(entry).key}"
+        numbers[name] = entry["mean"]
+        numbers[f"{name}_ci95"] = entry["half_width"]
+    return numbers
+
+
+def write_table(scored: Sequence[Scored], out: Location) -> None:
+    """Write `accuracies.parquet`, one row per episode."""
+    tables = []
+    for item in scored:
+        count = len(item.classes)
+        columns = {
+            "model": pa.array([item.model] * count).dictionary_encode(),
+            "protocol": pa.array([item.setting.protocol] * count).dictionary_encode(),
+            "ways": pa.array([item.setting.ways] * count, pa.int16()),
+            "shots": pa.array([item.setting.shots] * count, pa.int16()),
+            "episode": pa.array(range(count), pa.int32()),
+            "accuracy": pa.array(item.scores.accuracies.tolist(), pa.float64()),
+            "classes": _lists(item.classes),
+            "correct": _lists(item.scores.correct),
+            "queries": _lists(item.scores.queries),
+        }
+        tables.append(pa.table(columns))
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.concat_tables(tables).unify_dictionaries(), sink, compression="zstd")
+    (out / TABLE).write_bytes(sink.getvalue().to_pybytes())
+
+
+def read_table(out: Location) -> list[Scored]:
+    """Return what `write_table` wrote, in its order."""
+    table = pq.read_table(pa.BufferReader((out / TABLE).read_bytes()))
+    groups: dict[tuple[str, Setting], list[dict[str, Any]]] = {}
+    for row in table.to_pylist():
+        setting = Setting(row["protocol"], row["ways"], row["shots"])
+        groups.setdefault((row["model"], setting), []).append(row)
+    return [
+        Scored(
+            model,
+            setting,
+            EpisodeScores(_column(rows, "correct"), _column(rows, "queries")),
+            _column(rows, "classes"),
+        )
+        for (model, setting), rows in groups.items()
+    ]
+
+
+def write_summary(summary: Mapping[str, Any], out: Location) -> None:
+    """Write `summary.json`."""
+    text = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False)
+    (out / SUMMARY).write_text(text + "\n")
+
+
+def read_summary(stage_path: Location) -> dict[str, Any]:
+    """Return the summary of an evaluate stage."""
+    summary: dict[str, Any] = json.loads((stage_path / SUMMARY).read_text())
+    return summary
+
+
+def _setting(entry: Mapping[str, Any]) -> Setting:
+    return Setting(entry["protocol"], entry["ways"], entry["shots"])
+
+
+def _lists(values: Tensor) -> Any:
+    width = values.shape[1]
+    flat = pa.array(values.flatten().to(torch.int32).cpu().numpy())
+    return pa.FixedSizeListArray.from_arrays(flat, width).cast(pa.list_(pa.int32()))
+
+
+def _column(rows: Sequence[Mapping[str, Any]], name: str) -> Tensor:
+    return torch.tensor([row[name] for row in rows])
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value

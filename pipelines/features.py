@@ -1,0 +1,119 @@
+"""Features of all images of a split, computed once per checkpoint and kept in a file.
+
+The file's name is a digest of the weights, the data, the split and how images are prepared: a
+file that is there holds the right features, and one that was cut short or edited is made anew.
+
+Letters: N images of the split, D features, S side of a pixel image.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from data_shards.location import Location
+from data_shards.manifest import Split
+from fsl.config import digest
+from fsl.images import ImageSpec
+from pipelines.checkpoint import LoadedModel
+from pipelines.loader import ImageStore
+from pipelines.validation import ImageChunks
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+PIXEL_SIDE = 14
+"""Side of the pictures whose pixels are the baseline: finer ones are less alike within a class."""
+
+
+def model_features(
+    model: LoadedModel, split: Split, cache: Location, batch_size: int, loader_workers: int
+) -> Tensor:
+    """Return the evaluation features (N, D) of a trained method, from `cache` if they are there."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def compute() -> Tensor:
+        method = model.method.to(device).eval()
+        parts = [
+            method.embed(images.to(device)).float().cpu()
+            for images in _batches(split, model.images, batch_size, loader_workers)
+        ]
+        return torch.cat(parts)
+
+    return _cached(cache, {"weights": model.digest}, split, model.images, compute)
+
+
+def pixel_features(split: Split, images: ImageSpec, cache: Location, batch_size: int) -> Tensor:
+    """Return the pixels of small pictures (N, C*S*S), mean brightness subtracted per image.
+
+    What a classifier that learnt nothing sees. Without the subtraction the similarity of two
+    pictures would mostly be that of their backgrounds.
+    """
+    side = 2 * PIXEL_SIDE
+    small = images.model_copy(update={"size": side, "resize": side})
+    mean, std = (values[:, None, None] for values in small.statistics())
+
+    def compute() -> Tensor:
+        parts = [
+            F.avg_pool2d(chunk * std + mean, 2).flatten(1)
+            for chunk in _batches(split, small, batch_size, 0)
+        ]
+        pixels = torch.cat(parts)
+        return pixels - pixels.mean(1, keepdim=True)
+
+    return _cached(cache, {"weights": "pixels"}, split, small, compute)
+
+
+@torch.no_grad()
+def _cached(
+    cache: Location,
+    identity: dict[str, str],
+    split: Split,
+    images: ImageSpec,
+    compute: Callable[[], Tensor],
+) -> Tensor:
+    key = digest(
+        {
+            "format": FORMAT,
+            "data": split.shard_set.digest,
+            "split": split.name,
+            "images": images.model_dump(mode="json"),
+            **identity,
+        }
+    )
+    place = cache / f"{split.name}-{key[:16]}.safetensors"
+    if place.exists():
+        try:
+            features = load(place.read_bytes())["features"]
+        except (SafetensorError, KeyError):
+            features = torch.empty(0, 0)
+        if len(features) == len(split):
+            return features
+        logger.warning("%s: damaged, computing the features again", place)
+    with torch.no_grad():
+        features = compute()
+    cache.make_dir()
+    place.write_bytes(save({"features": features.contiguous()}, {"key": key}))
+    return features
+
+
+def _batches(split: Split, images: ImageSpec, batch_size: int, loader_workers: int) -> tqdm[Tensor]:
+    """Yield the split's images in row order, as a network sees them, with a progress bar."""
+    rows = np.arange(len(split), dtype=np.int64)
+    chunks = ImageChunks(ImageStore(split, images.mode), rows, images, batch_size)
+    loader: DataLoader[Tensor] = DataLoader(
+        chunks,
+        batch_size=None,
+        num_workers=loader_workers,
+        multiprocessing_context="forkserver" if loader_workers else None,
+    )
+    return tqdm(loader, desc=f"features of {split.name}", unit="batch", disable=None, leave=False)

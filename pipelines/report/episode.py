@@ -1,0 +1,99 @@
+"""One episode of an evaluation with its images and what a model answered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from data_shards.episodes import EpisodeBank
+from torch import Tensor
+
+from data_shards.location import Location
+from data_shards.manifest import Split
+from fsl.evaluation import prototype_predictions
+from pipelines.loader import ImageStore
+from pipelines.report.pictures import png
+
+SHOWN_QUERIES = 6
+SHOWN_SHOTS = 5
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A query and what the model took it for."""
+
+    image: str
+    letter: str
+    right: bool
+
+
+@dataclass(frozen=True)
+class Way:
+    """A class of the episode."""
+
+    letter: str
+    name: str
+    support: list[str]
+    answers: list[Answer]
+
+
+@dataclass(frozen=True)
+class ShownEpisode:
+    """An episode as the page shows it."""
+
+    number: int
+    model: str
+    ways: list[Way]
+    right: int
+    asked: int
+
+
+def shown_episode(
+    bank: EpisodeBank, number: int, split: Split, features: Tensor, *, model: str, mode: str
+) -> ShownEpisode:
+    """Return one episode of a bank with the model's answers to some queries of each way."""
+    support = np.asarray(bank.support[number])  # (W, k)
+    query = _queries(bank, number, split)  # (W, q)
+    scores = prototype_predictions(features, torch.from_numpy(support), torch.from_numpy(query))
+    predicted = scores.argmax(-1)  # (W, q)
+    store = ImageStore(split, mode)
+    ways = []
+    for way, label in enumerate(np.asarray(bank.classes[number]).tolist()):
+        answers = [
+            Answer(picture, letter(int(guess)), int(guess) == way)
+            for picture, guess in zip(_pictures(store, query[way]), predicted[way], strict=True)
+        ]
+        pictures = _pictures(store, support[way][:SHOWN_SHOTS])
+        ways.append(Way(letter(way), split.class_names[label], pictures, answers))
+    right = sum(answer.right for way in ways for answer in way.answers)
+    return ShownEpisode(number, model, ways, right, predicted.numel())
+
+
+def load_bank(stage_path: Location, file: str) -> EpisodeBank:
+    """Return a bank of an evaluate stage."""
+    return EpisodeBank.load(stage_path / "banks" / file)
+
+
+def letter(way: int) -> str:
+    """A, B, C, ... for the ways of an episode."""
+    return chr(ord("A") + way) if way < 26 else str(way + 1)
+
+
+def _queries(bank: EpisodeBank, number: int, split: Split) -> np.ndarray[Any, Any]:
+    """Return the rows of the first queries of each way, (W, q)."""
+    if bank.query is not None:
+        return np.asarray(bank.query[number])[:, :SHOWN_QUERIES].astype(np.int64)
+    rows = split.class_rows()
+    chosen = []
+    for label, own in zip(bank.classes[number], bank.support[number], strict=True):
+        others = np.setdiff1d(rows.of(int(label)), own)
+        chosen.append(others[:SHOWN_QUERIES])
+    shortest = min(len(rows) for rows in chosen)
+    return np.stack([rows[:shortest] for rows in chosen]).astype(np.int64)
+
+
+def _pictures(store: ImageStore, rows: np.ndarray[Any, Any]) -> list[str]:
+    images = store.images(np.asarray(rows, np.int64))
+    return [png(image.float() / 255, smallest=64, largest=96) for image in images]
