@@ -73,10 +73,10 @@ def parse_overrides(items: Sequence[str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for item in items:
         key, equals, text = item.partition("=")
-        if not equals or not key.strip(". "):
+        if not equals or not all(part.strip() for part in key.split(".")):
             raise ConfigError(f"override {item!r}: write it as section.key=value")
         try:
-            values[key.strip()] = yaml.safe_load(text)
+            values[key.strip()] = _UniqueKeyLoader(text).get_single_data()
         except yaml.YAMLError:
             raise ConfigError(f"override {item!r}: {text!r} is not a YAML value") from None
     return values
@@ -132,7 +132,7 @@ def json_copy(tree: Mapping[str, Any]) -> dict[str, Any]:
 def _copy(value: Any) -> Any:
     if isinstance(value, Mapping):
         return json_copy(value)
-    return [_copy(item) for item in value] if isinstance(value, list) else value
+    return [_copy(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _dump(value: Any) -> Any:
@@ -257,9 +257,13 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     """A safe loader that refuses a key written twice: the second would silently win."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
+        seen: set[str] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=deep)
+            key = key_node.value
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key must be a plain word", key_node.start_mark
+                )
             if key in seen and key != "<<":
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key!r} is written twice", key_node.start_mark

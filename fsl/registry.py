@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
@@ -81,10 +81,29 @@ class Registry(Generic[T]):
     def _load(self) -> None:
         if self._loaded:
             return
-        self._loaded = True
-        importlib.import_module(self.builtins)
-        for point in entry_points(group=self.group):
-            self.register(point.name)(point.load())
+        self._loaded = True  # before the imports: they may ask for names themselves
+        try:
+            importlib.import_module(self.builtins)
+            for point in entry_points(group=self.group):
+                self.register(point.name)(self._plugin(point))
+        except BaseException:
+            self._loaded = False  # the next call meets the same fault, not a shorter list
+            raise
+
+    def _plugin(self, point: EntryPoint) -> Any:
+        origin = f"{self.kind} {point.name!r} of the installed package " + repr(
+            point.dist.name if point.dist else point.value
+        )
+        try:
+            item = point.load()
+        except Exception as error:  # whatever a stranger's module raises
+            raise ConfigError(
+                f"{origin} cannot be imported from {point.value!r} "
+                f"({type(error).__name__}: {error}); mend or uninstall it"
+            ) from error
+        if not hasattr(item, "Config"):
+            raise ConfigError(f"{origin}: {point.value!r} has no settings class `Config`")
+        return item
 
 
 def _identity(item: object) -> tuple[str | None, str | None]:
