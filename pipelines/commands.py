@@ -11,7 +11,7 @@ import yaml
 
 from fsl.config import load_recipe
 from pipelines.quiet import configure_logging, prepare_environment, release_logging
-from pipelines.runner import PipelineConfig, StageEvent, plan, run_pipeline
+from pipelines.runner import PipelineConfig, StageEvent, plan, run_planned
 from pipelines.stage import PlannedStage, StageResult
 
 SHOWN_METRICS = 4
@@ -48,7 +48,7 @@ def main(args: argparse.Namespace) -> int:
     try:
         _note(f"{args.recipe} -> {config.root}")
         _note(f"logs of libraries: {log}")
-        results = run_pipeline(config, Progress(planned))
+        results = run_planned(config, planned, Progress(planned))
     finally:
         release_logging()
     for result in results.values():

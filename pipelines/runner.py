@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
@@ -98,7 +98,8 @@ def plan(config: PipelineConfig) -> dict[str, PlannedStage]:
             key = stage.key([item.key for item in inputs.values()])
         except FewShotError as error:
             raise ConfigError(f"stages.{label} ({seeded.kind}): {error}") from error
-        planned[label] = _locate(PlannedStage(label, stage, key, root, "run", inputs))
+        path = root / f"{label}-{key[:12]}"
+        planned[label] = _with_state(PlannedStage(label, stage, key, path, "run", inputs))
     return planned
 
 
@@ -110,16 +111,26 @@ def run_pipeline(
     Raises:
         FewShotError: found before anything ran, or a stage failed; earlier results stay.
     """
-    plan(config)  # before the lock: a mistake in the recipe must not make a directory
+    # planned before the lock is taken: a mistake in the recipe must not make a directory
+    return run_planned(config, plan(config), on_event)
+
+
+def run_planned(
+    config: PipelineConfig,
+    planned: Mapping[str, PlannedStage],
+    on_event: Callable[[StageEvent], None] = ignore,
+) -> dict[str, StageResult]:
+    """Run what `plan` returned for these settings."""
     with run_lock(config.root):
         results: dict[str, StageResult] = {}
-        for label, planned in plan(config).items():
-            if planned.result is not None:
-                results[label] = planned.result
-                on_event(StageEvent(planned, "skipped", planned.result))
+        for label, before in planned.items():
+            stage = _with_state(before)  # another run may have ended since
+            if stage.result is not None:
+                results[label] = stage.result
+                on_event(StageEvent(stage, "skipped", stage.result))
             else:
-                inputs = {name: results[name] for name in planned.config.needs}
-                results[label] = _run_stage(planned, inputs, on_event, config)
+                inputs = {name: results[name] for name in stage.config.needs}
+                results[label] = _run_stage(stage, inputs, on_event, config)
     return results
 
 
@@ -152,27 +163,12 @@ def _run_stage(
     return result
 
 
-def _locate(planned: PlannedStage) -> PlannedStage:
-    """Return the stage with its directory, and with what is there already."""
-    path = planned.path / f"{planned.label}-{planned.key[:12]}"
-    found = PlannedStage(planned.label, planned.stage, planned.key, path, "run", planned.inputs)
-    result, finished = records.read_result(found)
+def _with_state(planned: PlannedStage) -> PlannedStage:
+    """Return the stage with what is in its directory."""
+    result, finished = records.read_result(planned)
     if result is not None:
-        return PlannedStage(
-            planned.label,
-            planned.stage,
-            planned.key,
-            path,
-            "done",
-            planned.inputs,
-            result,
-            finished,
-        )
-    if records.has_attempt(found):
-        return PlannedStage(
-            planned.label, planned.stage, planned.key, path, "continue", planned.inputs
-        )
-    return found
+        return replace(planned, state="done", result=result, finished=finished)
+    return replace(planned, state="continue" if records.has_attempt(planned) else "run")
 
 
 def _check_order(stages: Mapping[str, StageConfig]) -> None:

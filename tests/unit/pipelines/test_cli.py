@@ -152,7 +152,7 @@ def test_library_talk_goes_to_the_log_and_ours_to_people(
         warnings.warn("deprecated thing", DeprecationWarning, stacklevel=1)
         return {}
 
-    monkeypatch.setattr(commands, "run_pipeline", talk)
+    monkeypatch.setattr(commands, "run_planned", talk)
     with warnings.catch_warnings():
         warnings.simplefilter("default")
         assert main(["run", str(path)]) == 0
