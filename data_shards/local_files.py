@@ -84,7 +84,7 @@ class LocalFiles:
 
     def _close_oldest(self) -> None:
         _, source = self._open.popitem(last=False)
-        if isinstance(source, mmap.mmap):
-            source.close()
-        elif isinstance(source, int):
+        if isinstance(source, int):
             os.close(source)
+        elif not isinstance(source, ShardError):
+            source.close()

@@ -261,11 +261,16 @@ def _open_split(root: Location, name: str, digest: str) -> Split:
 
 def _parquet(where: Location) -> Any:
     try:
-        return pq.ParquetFile(where.open_input())
+        return pq.ParquetFile(where.open_input(), page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         raise ShardError(
             f"{where}: not a readable Parquet file ({error}); index the shards again"
         ) from None
+
+
+def read_index(root: Location) -> Any:
+    """Return the whole index as an Arrow table, in row order."""
+    return _parquet(root / INDEX_NAME).read()
 
 
 def _metadata(where: Location, schema: Any) -> dict[str, Any]:

@@ -237,7 +237,9 @@ def _serialise(table: Any) -> bytes:
     sink = io.BytesIO()
     split = table["split"].combine_chunks().indices.to_numpy()
     starts = [0, *(np.flatnonzero(np.diff(split)) + 1).tolist(), len(split)]
-    with pq.ParquetWriter(sink, table.schema, compression="zstd") as writer:
+    with pq.ParquetWriter(
+        sink, table.schema, compression="zstd", write_page_checksum=True
+    ) as writer:
         for start, stop in pairwise(starts):
             writer.write_table(table.slice(start, stop - start), row_group_size=ROW_GROUP)
     return sink.getvalue()
