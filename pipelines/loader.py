@@ -11,6 +11,7 @@ Letters: B global batch size, R ranks, M micro-batches per rank and step.
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
@@ -217,6 +218,8 @@ def batches(
 ) -> Iterator[LocalBatch]:
     """Return the micro-batches of consecutive `steps`, in order."""
     workers, per_step = data.loader_workers, data_set.plan.micro_batches
+    if workers:
+        share_imports()
     loader: DataLoader[LocalBatch] = DataLoader(
         data_set,
         batch_size=None,
@@ -229,6 +232,11 @@ def batches(
         prefetch_factor=data.prefetch if workers else None,
     )
     return iter(loader)
+
+
+def share_imports() -> None:
+    """Let the server that forks loader processes import this module once for all of them."""
+    multiprocessing.get_context("forkserver").set_forkserver_preload([__name__])
 
 
 def _as_it_is(item: LocalBatch) -> LocalBatch:

@@ -62,10 +62,18 @@ class MetricLog:
 
     def write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
         """Append one line: `kind` is train or validation, `step` the number of steps done."""
-        finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
-        line = json.dumps({"kind": kind, "step": step, "time": round(time.time(), 3), **finite})
         for key, value in values.items():
             self._board.add_scalar(f"{kind}/{key}", value, step)
+        self._append(
+            kind, step, {key: v if math.isfinite(v) else None for key, v in values.items()}
+        )
+
+    def warn(self, step: int, message: str) -> None:
+        """Append a warning in words; the driver shows it."""
+        self._append("warning", step, {"message": message})
+
+    def _append(self, kind: str, step: int, values: Mapping[str, float | str | None]) -> None:
+        line = json.dumps({"kind": kind, "step": step, "time": round(time.time(), 3), **values})
         self._lines.append(line)
         if not self._remote:
             assert self.place.local is not None

@@ -46,4 +46,5 @@ def clip_gradients_(parameters: Iterable[Tensor], config: ClipConfig) -> Tensor:
     if config.kind == "per_parameter":
         return torch.linalg.vector_norm(clip_per_parameter_(parameters, config.value))
     limit = config.value if config.kind == "global_norm" else float("inf")
-    return torch.nn.utils.clip_grad_norm_(parameters, limit)
+    norm: Tensor = torch.nn.utils.clip_grad_norm_(parameters, limit)
+    return norm

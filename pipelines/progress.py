@@ -64,8 +64,10 @@ class ProgressLine:
         for line in self._news():
             if line["kind"] == "train":
                 self.shown |= {"loss": line["loss"], "images/s": line["images_per_second"]}
-            else:
+            elif line["kind"] == "validation":
                 self.shown |= {"val": line["accuracy"]}
+            else:
+                logger.warning("%s: step %d: %s", self.label, line["step"], line["message"])
             self.shown["step"] = line["step"]
         step = self.shown.get("step", 0)
         if step != self.bar.n and not self.bar.disable:

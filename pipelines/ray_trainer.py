@@ -32,6 +32,8 @@ from pipelines.ray_session import FAILURES, fatal_failure, read_failures, train_
 from pipelines.train_config import ClusterConfig
 from pipelines.trainer import TrainSpec
 
+TRAIN: Any = ray.train
+"""Ray Train; chooses the classes of V2 at import, which type checkers cannot see."""
 logger = logging.getLogger(__name__)
 OBJECT_STORE_BYTES = 150_000_000
 """Images never pass through Ray; its default would take 30 % of the memory."""
@@ -49,14 +51,11 @@ def connect(address: str | None = None) -> None:
     if ray.is_initialized():
         return
     address = address or os.environ.get("RAY_ADDRESS") or "local"
-    own = {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if address == "local":
+        options |= {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
     try:
-        ray.init(
-            address=address,
-            logging_level="ERROR",
-            log_to_driver=False,
-            **(own if address == "local" else {}),
-        )
+        ray.init(address=address, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise StageError(
             f"Ray at address {address!r} cannot be reached: {error}; start it, or unset "
@@ -77,9 +76,9 @@ def run_training(spec: TrainSpec, total_steps: int) -> None:
     _mend_snapshot(spec)
     (spec.out / FAILURES).delete()
     trainer = TorchTrainer(
-        train_worker,
+        train_worker,  # type: ignore[arg-type]
         train_loop_config={"spec": spec},
-        scaling_config=ray.train.ScalingConfig(
+        scaling_config=TRAIN.ScalingConfig(
             num_workers=cluster.workers,
             use_gpu=use_gpu,
             resources_per_worker={
@@ -88,16 +87,16 @@ def run_training(spec: TrainSpec, total_steps: int) -> None:
             },
             elastic_resize_monitor_interval_s=cluster.resize_seconds,
         ),
-        run_config=ray.train.RunConfig(
+        run_config=TRAIN.RunConfig(
             name=DIRECTORY,
             storage_path=spec.out.path,
             storage_filesystem=spec.out.filesystem,
-            failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
-            checkpoint_config=ray.train.CheckpointConfig(
+            failure_config=TRAIN.FailureConfig(max_failures=cluster.max_failures),
+            checkpoint_config=TRAIN.CheckpointConfig(
                 num_to_keep=spec.config.checkpoint.keep,
                 checkpoint_score_attribute=SCORE if spec.bank is not None else None,
             ),
-            logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+            logging_config=TRAIN.LoggingConfig(log_level="ERROR"),
         ),
     )
     try:
@@ -112,13 +111,18 @@ def run_training(spec: TrainSpec, total_steps: int) -> None:
 
 def _uses_gpu(cluster: ClusterConfig) -> bool:
     if cluster.gpu == "auto":
-        return bool(ray.cluster_resources().get("GPU", 0) > 0)
+        return _resources().get("GPU", 0) > 0
     return cluster.gpu
+
+
+def _resources() -> dict[str, float]:
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return resources
 
 
 def _fits(cluster: ClusterConfig, use_gpu: bool) -> None:
     """Refuse what the cluster can never run: Ray would wait for it without a word."""
-    have = ray.cluster_resources()
+    have = _resources()
     need = {"CPU": cluster.fewest * cluster.cpus_per_worker}
     if use_gpu:
         need["GPU"] = cluster.fewest
@@ -136,7 +140,7 @@ def _fits(cluster: ClusterConfig, use_gpu: bool) -> None:
 def _can_grow() -> bool:
     """Whether an autoscaler may add nodes: then a shortage now says nothing."""
     return os.environ.get("RAY_ADDRESS") is not None and "autoscaler" in str(
-        ray.experimental.internal_kv._internal_kv_get(b"__autoscaling_status")  # noqa: SLF001
+        ray.experimental.internal_kv._internal_kv_get(b"__autoscaling_status")
     )
 
 
@@ -201,5 +205,5 @@ def _as_error(record: Mapping[str, Any]) -> FewShotError:
 
 
 def _log_directory() -> str:
-    node = getattr(ray._private.worker, "_global_node", None)  # noqa: SLF001
+    node = getattr(ray._private.worker, "_global_node", None)
     return str(node.get_logs_dir_path()) if node is not None else "the Ray session's directory"

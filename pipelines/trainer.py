@@ -12,6 +12,7 @@ import hashlib
 import logging
 import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,8 @@ from pipelines.window import MetricWindow
 
 logger = logging.getLogger(__name__)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+WARN_STEPS = 200
+"""Steps before a collapse is spoken of: at the start every network looks collapsed."""
 SAVE_SECONDS = 60.0
 """Without `checkpoint.every_steps`: save at the first end of an epoch after so long."""
 
@@ -82,6 +85,7 @@ class Trainer:
         self.plan = BatchPlan.of(self.config.data, len(order), session.world_size)
         self.total_steps = self.config.optim.epochs * self.plan.steps_per_epoch
         self.saved_at = time.monotonic()
+        self.warned = False
         self._build_model()
         self._restore()
         self._build_data(split, order)
@@ -129,10 +133,10 @@ class Trainer:
                 split.shard_set.split(config.validation.split),
                 EpisodeBank.load(self.spec.bank),
                 config.images,
-                config.validation.batch_size,
-                config.data.loader_workers,
-                session.rank,
-                session.world_size,
+                batch_size=config.validation.batch_size,
+                loader_workers=config.data.loader_workers,
+                rank=session.rank,
+                world_size=session.world_size,
             )
 
     def fit(self) -> dict[str, float]:
@@ -162,12 +166,22 @@ class Trainer:
             done = step + 1
             if done % self.config.log_every == 0 or self._pauses(done):
                 summary |= window.close() | self.schedules.apply(self.optimizer, step)
+                self._warn(done, log, summary)
                 if log is not None:
                     log.write("train", done, {"epoch": done / self.plan.steps_per_epoch} | summary)
             if self._pauses(done):
                 scores |= self._pause(done, log, summary)
                 window.restart()
         return summary | scores
+
+    def _warn(self, done: int, log: MetricLog | None, metrics: Mapping[str, float]) -> None:
+        """Say in words, once per run, that the method looks collapsed."""
+        if self.warned or log is None or done < WARN_STEPS:
+            return
+        warning = self.method.diagnose(metrics)
+        if warning is not None:
+            self.warned = True
+            log.warn(done, warning)
 
     def _pauses(self, done: int) -> bool:
         """Whether something other than training may happen after `done` steps."""

@@ -16,13 +16,14 @@ from torch import Tensor
 from torch import distributed as dist
 from torch.utils.data import DataLoader, Dataset
 
+from data_shards.episodes import EpisodeBank
 from data_shards.manifest import Split
 from fsl.augment import evaluation_images
 from fsl.evaluation import prototype_accuracies
 from fsl.images import ImageSpec
 from fsl.method import Method
 from fsl.metrics import MeanCI, mean_ci95
-from pipelines.loader import ImageStore
+from pipelines.loader import ImageStore, share_imports
 
 
 class ImageChunks(Dataset[Tensor]):
@@ -34,7 +35,7 @@ class ImageChunks(Dataset[Tensor]):
         self.store, self.rows, self.images, self.size = store, rows, images, size
 
     def __len__(self) -> int:
-        return -(-len(self.rows) // self.size)
+        return (len(self.rows) + self.size - 1) // self.size
 
     def __getitem__(self, item: int) -> Tensor:
         """Return one chunk."""
@@ -58,8 +59,9 @@ class Validator:
     def __init__(
         self,
         split: Split,
-        bank: Any,
+        bank: EpisodeBank,
         images: ImageSpec,
+        *,
         batch_size: int = 128,
         loader_workers: int = 0,
         rank: int = 0,
@@ -96,6 +98,8 @@ class Validator:
 
     def _loader(self) -> Iterator[Tensor]:
         workers = min(self.loader_workers, len(self.chunks))
+        if workers:
+            share_imports()
         loader: DataLoader[Tensor] = DataLoader(
             self.chunks,
             batch_size=None,

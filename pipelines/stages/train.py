@@ -18,6 +18,7 @@ from fsl.images import ImageSpec
 from pipelines.checkpoint import SCORE, find_checkpoints, trained_config, write_pointers
 from pipelines.loader import BatchPlan, build_order
 from pipelines.metric_log import read_metrics
+from pipelines.shards_of import open_shards
 from pipelines.stage import (
     ONE,
     OPTIONAL,
@@ -32,10 +33,6 @@ from pipelines.train_config import TrainConfig
 from pipelines.trainer import TrainSpec
 
 BANKS = "banks"
-
-
-def open_shards(stage_path: Location) -> ShardSet:
-    return ShardSet.open(stage_path)
 
 
 @STAGES.register("train")

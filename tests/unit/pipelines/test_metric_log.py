@@ -1,0 +1,97 @@
+"""Metrics on disk: complete lines, a restart drops what it will do again, others can follow."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from data_shards.location import Location
+from fsl.errors import StageError
+from pipelines.metric_log import MetricLog, parse_lines, read_metrics
+from pipelines.progress import ProgressLine
+from pipelines.window import MetricWindow
+
+
+def train_line(log: MetricLog, step: int, loss: float = 1.0) -> None:
+    log.write("train", step, {"loss": loss, "images_per_second": 100.0})
+
+
+def test_lines_are_readable_while_the_run_goes_on(tmp_path: Path) -> None:
+    out = Location.parse(tmp_path)
+    with MetricLog(out) as log:
+        train_line(log, 2)
+        assert [line["step"] for line in read_metrics(out)] == [2]
+    assert any((tmp_path / "tensorboard").iterdir())
+
+
+def test_a_restart_drops_the_steps_it_takes_again(tmp_path: Path) -> None:
+    out = Location.parse(tmp_path)
+    with MetricLog(out) as log:
+        for step in (2, 4, 6, 8):
+            train_line(log, step)
+    with MetricLog(out, start=4) as log:
+        train_line(log, 6, loss=0.5)
+    assert [(line["step"], line["loss"]) for line in read_metrics(out)] == [
+        (2, 1),
+        (4, 1),
+        (6, 0.5),
+    ]
+
+
+def test_a_run_from_the_start_begins_an_empty_file(tmp_path: Path) -> None:
+    out = Location.parse(tmp_path)
+    for _ in range(2):
+        with MetricLog(out) as log:
+            train_line(log, 2)
+    assert len(read_metrics(out)) == 1
+
+
+def test_a_line_cut_by_a_kill_is_left_out() -> None:
+    lines, length = parse_lines(b'{"step": 1}\n{"step": 2}\n{"ste')
+    assert [line["step"] for line in lines] == [1, 2]
+    assert length == 24
+
+
+def test_numbers_that_json_cannot_hold_become_null(tmp_path: Path) -> None:
+    with MetricLog(Location.parse(tmp_path)) as log:
+        train_line(log, 2, loss=float("inf"))
+    assert json.loads((tmp_path / "metrics.jsonl").read_text())["loss"] is None
+
+
+def test_the_progress_line_follows_the_file_and_a_restart(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = Location.parse(tmp_path)
+    with ProgressLine(out, "pretrain", 20) as progress:
+        with MetricLog(out) as log:
+            train_line(log, 2, loss=3.0)
+            train_line(log, 4, loss=2.5)
+            progress.update()
+            assert progress.words() == "loss 2.5, 100 images/s"
+            log.write("validation", 4, {"accuracy": 0.5})
+            log.warn(4, "collapsed to uniform")
+        progress.update()
+        assert progress.words() == "loss 2.5, 100 images/s, val 50.00 %"
+        with MetricLog(out, start=2) as log:
+            progress.update()
+            train_line(log, 4, loss=2.25)
+        progress.update()
+        assert progress.words().startswith("loss 2.25")
+    assert "pretrain: step 4: collapsed to uniform" in caplog.text
+
+
+def test_a_window_averages_and_names_the_first_bad_step() -> None:
+    window = MetricWindow(batch_size=8)
+    for step, loss in ((4, 1.0), (5, 3.0)):
+        window.add(step, {"loss": torch.tensor(loss), "rank": torch.tensor(2.0)}, waited=0.0)
+    numbers = window.close()
+    assert (numbers["loss"], numbers["rank"]) == (2.0, 2.0)
+    for step, loss in ((6, 1.0), (7, float("nan")), (8, float("inf"))):
+        window.add(step, {"loss": torch.tensor(loss), "rank": torch.tensor(2.0)}, waited=0.0)
+    with pytest.raises(
+        StageError, match=r"loss of step 7 is nan; averages around it: rank 2\. Lower"
+    ):
+        window.close()
