@@ -6,6 +6,7 @@ import argparse
 import logging
 
 from data_shards.describe import describe, write_contact_sheet
+from data_shards.foreign import index_foreign
 from data_shards.location import Location
 from data_shards.manifest import ShardSet
 from data_shards.sources import SOURCES
@@ -20,6 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     index = actions.add_parser("index", help="make an index for tars that others wrote")
     index.add_argument("directory", help="directory with a sub-directory of tars per split")
+    index.add_argument(
+        "--split", default="base", help="split of tars directly in the directory (%(default)s)"
+    )
     index.set_defaults(action_main=_index)
 
     check = actions.add_parser("check", help="read every byte and report every damage")
@@ -76,9 +80,7 @@ def _write(args: argparse.Namespace) -> int:
 
 
 def _index(args: argparse.Namespace) -> int:
-    from data_shards.foreign import index_foreign  # noqa: PLC0415
-
-    print(describe(index_foreign(Location.parse(args.directory))))
+    print(describe(index_foreign(Location.parse(args.directory), args.split)))
     return 0
 
 

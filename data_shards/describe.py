@@ -29,7 +29,7 @@ def describe(shard_set: ShardSet) -> str:
         ).rstrip()
         for row in rows
     ]
-    made = shard_set.source.get("settings", {}).get("name") or "unknown"
+    made = shard_set.source.get("settings", shard_set.source).get("name", "unknown")
     seed = "unknown" if shard_set.seed is None else str(shard_set.seed)
     extra = ", ".join(shard_set.extra_names) or "none"
     return "\n".join(

@@ -52,6 +52,19 @@ def test_describe_prints_the_same_table_and_draws_a_contact_sheet(
         assert len(set(sheet.convert("L").tobytes())) > 10
 
 
+def test_index_makes_a_shard_set_of_tars_without_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path)
+    (tmp_path / "index.parquet").unlink()
+    capsys.readouterr()
+    assert main(["shards", "index", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"{tmp_path}: 24 images")
+    assert lines[1].startswith("source foreign, packing seed unknown")
+    assert lines[4].split()[:4] == ["base", "4", "12", "3"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
