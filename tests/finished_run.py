@@ -54,12 +54,16 @@ class FinishedRun:
         info = CheckpointInfo(10, 1, 1, "digest", config.model_dump(mode="json"))
         info.metrics.update(val_accuracy=0.5, loss=1.0)
         adam = torch.optim.AdamW(untrained.parameters())
-        write_checkpoint(directory, info, untrained, adam, torch.amp.GradScaler("cpu", enabled=False))
+        write_checkpoint(
+            directory, info, untrained, adam, torch.amp.GradScaler("cpu", enabled=False)
+        )
         write_pointers(place)
         (place / "metrics.jsonl").write_text(metric_lines())
         return self._record(label, "train", place, config.model_dump(mode="json"), needs)
 
-    def run(self, label: str, kind: str, settings: dict[str, object], needs: list[str]) -> StageResult:
+    def run(
+        self, label: str, kind: str, settings: dict[str, object], needs: list[str]
+    ) -> StageResult:
         """Really run a stage and record it."""
         stage_class = STAGES.get(kind)
         stage: Stage[object] = stage_class(build(stage_class.Config, {"kind": kind, **settings}))
@@ -68,7 +72,7 @@ class FinishedRun:
         inputs = {name: self.results[name] for name in needs}
         metrics = stage.run(inputs, place)
         dumped = stage.config.model_dump(mode="json")  # type: ignore[attr-defined]
-        return self._record(label, kind, place, dumped, needs, dict(metrics))
+        return self._record(label, kind, place, dumped, needs, metrics=dict(metrics))
 
     def _record(
         self,
@@ -77,6 +81,7 @@ class FinishedRun:
         place: Location,
         config: dict[str, object],
         needs: list[str],
+        *,
         metrics: dict[str, float] | None = None,
     ) -> StageResult:
         inputs = [

@@ -75,7 +75,7 @@ def line_chart(series: Mapping[str, Points]) -> str:
 
 def interval_chart(rows: Sequence[tuple[str, float, float, float | None]]) -> str:
     """Return an SVG of means with intervals: (name, mean, half-width, class half-width) in %."""
-    figure, axes = _figure(6.4, 0.55 + 0.34 * len(rows))
+    figure, axes = _figure(4.6, 0.6 + 0.36 * len(rows))
     places = range(len(rows))
     for place, (_, mean, half, classes) in zip(places, rows, strict=True):
         if classes is not None:
@@ -83,7 +83,7 @@ def interval_chart(rows: Sequence[tuple[str, float, float, float | None]]) -> st
         axes.errorbar(mean, place, xerr=half, color=COLOURS[0], lw=1.6, capsize=3, fmt="o", ms=4)
     axes.set_yticks(list(places), [name for name, *_ in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_xlabel("accuracy in %: dot and line over episodes, wide bar over classes")
+    axes.set_xlabel("accuracy in %; line: over episodes, bar: over classes")
     axes.grid(axis="x", color=INK, alpha=0.12, lw=0.6)
     return to_svg(figure, "accuracies with intervals")
 
@@ -91,17 +91,25 @@ def interval_chart(rows: Sequence[tuple[str, float, float, float | None]]) -> st
 def class_chart(names: Sequence[str], values: Sequence[float]) -> str:
     """Return an SVG of the accuracy of each class in %, hardest first."""
     order = sorted(range(len(values)), key=lambda i: values[i])
-    figure, axes = _figure(6.4, 2.0)
+    figure, axes = _figure(9.6, 2.2)
     axes.bar(range(len(order)), [values[i] for i in order], color=COLOURS[0], width=0.8)
     axes.set_ylabel("accuracy in %")
     axes.set_xlim(-0.7, len(order) - 0.3)
     few = len(order) <= 30
     axes.set_xticks(range(len(order)) if few else [])
     if few:
-        axes.set_xticklabels([names[i][:18] for i in order], rotation=60, ha="right", fontsize=7)
+        shown = _short(names)
+        axes.set_xticklabels([shown[i] for i in order], rotation=40, ha="right", fontsize=8)
     else:
         axes.set_xlabel(f"{len(order)} classes, hardest first")
     return to_svg(figure, "accuracy of each class")
+
+
+def _short(names: Sequence[str]) -> list[str]:
+    """Names without the folder they share, at most 24 letters, the end being what differs."""
+    last = [name.rpartition("/")[2] for name in names]
+    chosen = last if len(set(last)) == len(names) else list(names)
+    return [name if len(name) <= 24 else "…" + name[-23:] for name in chosen]
 
 
 def to_svg(figure: Figure, label: str) -> str:

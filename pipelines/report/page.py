@@ -100,8 +100,9 @@ def protocol_words(summary: Mapping[str, Any]) -> str:
     if "classifier" in used:
         protocols += f" ({summary['classifier_epochs']} epochs on each support set)"
     return (
-        f"{protocols}; {queries}; the same {summary['tasks']} episodes for every model "
-        f"(seed {summary['seed']}); {summary['which']} checkpoint of each train stage"
+        f"{protocols[0].upper()}{protocols[1:]}; {queries}; "
+        f"the same {summary['tasks']} episodes for every model (seed {summary['seed']}); "
+        f"{summary['which']} checkpoint of each train stage"
     )
 
 

@@ -93,7 +93,9 @@ class ReportStage(Stage[ReportConfig]):
         features = model_features(model, split, place / "features", 256, 0)
         bank = load_bank(place, summary["banks"][0]["file"])
         number = min(self.config.episode, len(bank.support) - 1)
-        page.episode = shown_episode(bank, number, split, features, model=names[-1], mode=model.images.mode)
+        page.episode = shown_episode(
+            bank, number, split, features, model=names[-1], mode=model.images.mode
+        )
 
 
 def _shards(inputs: Mapping[str, StageResult], page: Page) -> ShardSet | None:

@@ -1,0 +1,117 @@
+"""The evaluate stage: sealed episodes, cached features, numbers that can be traced."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import pipelines.features
+from fsl.config import build
+from fsl.errors import ConfigError, FewShotError, StageError
+from pipelines.accuracies import read_summary, read_table
+from pipelines.stages.evaluate import EvaluateConfig, EvaluateStage
+from tests.finished_run import FinishedRun
+
+SETTINGS: dict[str, object] = {"tasks": 12, "queries": 3, "baselines": ["pixels"], "shots": [1, 2]}
+NEEDS = ["shards", "pretrain", "distill"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    made = FinishedRun(tmp_path_factory.mktemp("evaluate"))
+    made.shards()
+    made.model("pretrain", "masked_distillation", ["shards"])
+    made.model("distill", "smkd", ["shards", "pretrain"])
+    made.run("evaluate", "evaluate", SETTINGS, NEEDS)
+    return made
+
+
+def test_metrics_are_flat_and_name_model_and_setting(run: FinishedRun) -> None:
+    metrics = run.results["evaluate"].metrics
+    assert 0.2 < metrics["pixels_prototype_5w2s"] <= 1
+    assert metrics["distill_prototype_5w1s_ci95"] > 0
+    difference = metrics["distill_minus_pretrain_prototype_5w1s"]
+    means = metrics["distill_prototype_5w1s"] - metrics["pretrain_prototype_5w1s"]
+    assert difference == pytest.approx(means)
+
+
+def test_table_holds_every_episode_of_every_model(run: FinishedRun) -> None:
+    out = run.results["evaluate"].path
+    table = pq.read_table(str(out / "accuracies.parquet"))
+    assert table.num_rows == 3 * 2 * 12
+    scored = read_table(out)
+    assert [item.model for item in scored] == ["pixels"] * 2 + ["pretrain"] * 2 + ["distill"] * 2
+    entry = read_summary(out)["results"][0]
+    assert float(scored[0].scores.accuracies.mean()) == pytest.approx(entry["mean"])
+    assert entry["text"].endswith("% (12 tasks)")
+
+
+def test_all_models_answer_the_same_episodes(run: FinishedRun) -> None:
+    scored = {
+        (s.model, s.setting.shots): s.classes for s in read_table(run.results["evaluate"].path)
+    }
+    for shots in (1, 2):
+        assert torch.equal(scored["pixels", shots], scored["distill", shots])
+
+
+def test_a_second_run_reads_the_features_instead_of_the_images(
+    run: FinishedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("features were computed again")
+
+    before = run.results["evaluate"].metrics
+    monkeypatch.setattr(pipelines.features, "_batches", never)
+    assert run.run("evaluate", "evaluate", SETTINGS, NEEDS).metrics == before
+
+
+def test_damaged_features_are_computed_again(run: FinishedRun) -> None:
+    before = run.results["evaluate"].metrics
+    for place in (run.results["evaluate"].path / "features").list():
+        place.write_bytes(place.read_bytes()[:200])
+    assert run.run("evaluate", "evaluate", SETTINGS, NEEDS).metrics == before
+
+
+def test_classifier_and_all_remaining_queries(run: FinishedRun) -> None:
+    settings: dict[str, object] = {
+        "tasks": 4, "queries": "all", "shots": [1], "ways": [2, 5],
+        "protocols": ["prototype", "classifier"], "classifier_epochs": 3,
+    }  # fmt: skip
+    other = run.run("other", "evaluate", settings, ["shards", "distill"])
+    assert {key for key in other.metrics if key.startswith("distill_classifier")} >= {
+        "distill_classifier_2w1s",
+        "distill_classifier_5w1s",
+    }
+    assert read_summary(other.path)["results"][0]["queries_per_episode"] == 2 * 11
+
+
+def test_more_ways_than_classes_are_refused(run: FinishedRun) -> None:
+    with pytest.raises(ConfigError, match="ways: 8 classes per episode, but split 'novel' has 7"):
+        run.run("wrong", "evaluate", {**SETTINGS, "ways": 8}, NEEDS)
+
+
+def test_an_unknown_split_is_refused(run: FinishedRun) -> None:
+    with pytest.raises(FewShotError, match=r"novell.*did you mean 'novel'"):
+        run.run("wrong", "evaluate", {**SETTINGS, "split": "novell"}, NEEDS)
+
+
+def test_nothing_to_evaluate_is_refused() -> None:
+    with pytest.raises(StageError, match="list a train stage in needs"):
+        EvaluateStage(EvaluateConfig()).check({})
+
+
+@pytest.mark.parametrize("settings", [{"shots": []}, {"shots": [1, 1]}, {"protocols": ["knn"]}])
+def test_wrong_settings_are_refused(settings: dict[str, object]) -> None:
+    with pytest.raises(ConfigError):
+        build(EvaluateConfig, settings)
+
+
+def test_missing_checkpoints_name_the_stage(run: FinishedRun, tmp_path: Path) -> None:
+    del tmp_path
+    pointer = run.results["distill"].path / "best.json"
+    kept = pointer.read_text()
+    pointer.delete()
+    with pytest.raises(FewShotError, match="distill-bbbb"):
+        run.run("wrong", "evaluate", SETTINGS, NEEDS)
+    pointer.write_text(kept)

@@ -1,0 +1,109 @@
+"""The report page: complete, self-contained, and honest about what is missing."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from pipelines.report.charts import interval_chart, line_chart
+from pipelines.report.history import history
+from tests.finished_run import FinishedRun, whole_run
+
+VOID = {"meta", "link", "img", "image", "br", "path", "use", "rect", "line", "stop"}
+
+
+class Nesting(HTMLParser):
+    """Checks that tags close in order, and collects addresses and section names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+        self.sections: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.addresses += [v for k, v in values.items() if k in ("src", "href", "xlink:href") and v]
+        if tag == "section":
+            self.sections.append(str(values["id"]))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def html(tmp_path_factory: pytest.TempPathFactory) -> str:
+    root = tmp_path_factory.mktemp("report")
+    run = whole_run(root)
+    page = (run.results["report"].path / "report.html").read_text()
+    assert (root / "report.html").read_text() == page
+    return page
+
+
+@pytest.fixture(scope="module")
+def parsed(html: str) -> Nesting:
+    parser = Nesting()
+    parser.feed(html)
+    assert parser.open == []
+    return parser
+
+
+def test_every_section_is_there(parsed: Nesting) -> None:
+    assert parsed.sections == [
+        "accuracy", "episode", "patches", "masks", "training", "reproduce", "manifest",
+    ]  # fmt: skip
+
+
+def test_nothing_is_loaded_from_elsewhere(html: str, parsed: Nesting) -> None:
+    assert all(address.startswith(("data:", "#")) for address in parsed.addresses)
+    assert "<script" not in html
+    assert not re.search(r"url\((?!#)", html)
+    assert "@import" not in html
+
+
+def test_accuracies_show_both_intervals_and_the_comparison_in_words(html: str) -> None:
+    assert "5-way 1-shot prototype" in html
+    assert "the same 60 episodes for every model (seed 0)" in html
+    assert len(re.findall(r"<b>\d+\.\d\d</b> ± \d+\.\d\d %", html)) == 6
+    assert "(paired over 60 episodes)" in html
+    assert "Over other classes: ±" in html
+
+
+def test_names_are_escaped(html: str) -> None:
+    assert "SMKD on &lt;strokes&gt;" in html
+    assert "<strokes>" not in html
+
+
+def test_the_manifest_names_settings_versions_and_code(html: str) -> None:
+    for words in ("masked_distillation", "torch 2.", "<dt>code</dt>", "<dt>seeds</dt>", "13 min"):
+        assert words in html
+
+
+def test_what_is_missing_is_said_in_a_sentence(tmp_path: Path) -> None:
+    run = FinishedRun(tmp_path)
+    run.shards()
+    settings: dict[str, object] = {"tasks": 4, "baselines": ["pixels"], "shots": [1], "queries": 5}
+    run.run("evaluate", "evaluate", settings, ["shards"])
+    run.run("report", "report", {}, ["shards", "evaluate"])
+    page = (tmp_path / "report.html").read_text()
+    assert "No sample episode: no trained model was evaluated." in page
+    assert "No patch matches: the recipe has no supervised stage (smkd)." in page
+    assert 'id="patches"' not in page
+
+
+def test_history_finds_all_that_a_result_was_made_from(tmp_path: Path) -> None:
+    run = FinishedRun(tmp_path)
+    run.shards()
+    run.model("pretrain", "masked_distillation", ["shards"])
+    last = run.model("distill", "smkd", ["shards", "pretrain"])
+    assert list(history([last.path])) == ["shards", "pretrain", "distill"]
+
+
+def test_charts_follow_the_colour_of_the_text() -> None:
+    chart = line_chart({"loss": [(1, 2.0), (2, 1.0)]}) + interval_chart([("a", 50.0, 1.0, None)])
+    assert "currentColor" in chart
+    assert "#010203" not in chart
