@@ -152,7 +152,8 @@ class ImageStore:
         images = self._decode(np.arange(len(self.split)))
         self.shapes = [tuple(image.shape) for image in images]
         self.starts = np.cumsum([0, *(image.numel() for image in images)])
-        self.pixels = torch.cat([image.flatten() for image in images]).share_memory_()
+        pixels = torch.cat([image.flatten() for image in images])
+        self.pixels = pixels.share_memory_()  # type: ignore[no-untyped-call]
 
     def _kept(self, row: int) -> Tensor:
         assert self.pixels is not None
@@ -168,6 +169,7 @@ class StepDataset(Dataset[LocalBatch]):
         order: Order,
         plan: BatchPlan,
         batcher: Batcher,
+        *,
         seed: int,
         rank: int,
         trace: bool = False,
@@ -204,7 +206,7 @@ def image_digests(batch: Any, images: int) -> list[str]:
     for field in fields(batch):
         value = getattr(batch, field.name)
         if isinstance(value, Tensor) and value.numel():
-            views = value.unflatten(0, (-1, images))  # (views, images, ...)
+            views = value.reshape(-1, images, *value.shape[1:])
             for index, digest in enumerate(hashes):
                 digest.update(views[:, index].contiguous().numpy().tobytes())
     return [digest.hexdigest()[:16] for digest in hashes]
@@ -225,7 +227,7 @@ def batches(
         batch_size=None,
         sampler=range(steps[0] * per_step, (steps[-1] + 1) * per_step),
         num_workers=workers,
-        collate_fn=_as_it_is,
+        collate_fn=_as_it_is,  # type: ignore[arg-type]
         pin_memory=pin_memory,
         # fork would copy the training process's threads and locks in whatever state they are
         multiprocessing_context="forkserver" if workers else None,

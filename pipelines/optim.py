@@ -44,7 +44,7 @@ def clip_gradients_(parameters: Iterable[Tensor], config: ClipConfig) -> Tensor:
     """Limit the gradients in place and return their norm before that, of all together, ()."""
     parameters = list(parameters)
     if config.kind == "per_parameter":
-        return torch.linalg.vector_norm(clip_per_parameter_(parameters, config.value))
+        norms = clip_per_parameter_(parameters, config.value)
+        return torch.linalg.vector_norm(norms)
     limit = config.value if config.kind == "global_norm" else float("inf")
-    norm: Tensor = torch.nn.utils.clip_grad_norm_(parameters, limit)
-    return norm
+    return torch.nn.utils.clip_grad_norm_(parameters, limit)

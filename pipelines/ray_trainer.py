@@ -15,11 +15,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from pipelines.quiet import prepare_environment
-
-prepare_environment()
-os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # default 2 s: a slow end
-
 import ray
 import ray.train
 from ray.train.torch import TorchTrainer
@@ -69,6 +64,7 @@ def run_training(spec: TrainSpec, total_steps: int) -> None:
     Raises:
         FewShotError: the workers do not fit, or the run failed; with the reason.
     """
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # default 2: a slow end
     connect()
     cluster = spec.config.cluster
     use_gpu = _uses_gpu(cluster)

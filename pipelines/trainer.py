@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from data_shards.episodes import EpisodeBank
 from data_shards.location import Location
 from data_shards.manifest import ShardSet
 from fsl.method import METHODS, Method
@@ -95,7 +96,7 @@ class Trainer:
         torch.manual_seed(step_seed(self.seed, "weights"))
         self.method: Method[Any] = fresh_method(config).to(session.device)
         if config.channels_last:
-            self.method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.method.to(memory_format=torch.channels_last)
         self.method.train()
         self.optimizer = build_optimizer(self.method, config.optim)
         self.schedules = Schedules(config.optim, self.total_steps, self.plan.steps_per_epoch)
@@ -124,11 +125,11 @@ class Trainer:
             config.method, config.images, getattr(self.method.backbone, "grid", None)
         )
         store = ImageStore(split, config.images.mode, keep=config.data.cache == "decoded")
-        self.data_set = StepDataset(store, order, self.plan, batcher, self.seed, session.rank)
+        self.data_set = StepDataset(
+            store, order, self.plan, batcher, seed=self.seed, rank=session.rank
+        )
         self.validator: Validator | None = None
         if self.spec.bank is not None:
-            from data_shards.episodes import EpisodeBank
-
             self.validator = Validator(
                 split.shard_set.split(config.validation.split),
                 EpisodeBank.load(self.spec.bank),

@@ -69,10 +69,10 @@ class Validator:
     ) -> None:
         self.world_size, self.loader_workers = world_size, loader_workers
         assert bank.query is not None
-        rows, numbers = np.unique(
+        rows, inverse = np.unique(
             np.concatenate([bank.support.ravel(), bank.query.ravel()]), return_inverse=True
         )
-        numbers = torch.from_numpy(numbers.astype(np.int64))
+        numbers = torch.from_numpy(inverse.ravel().astype(np.int64))
         self.support = numbers[: bank.support.size].view(bank.support.shape)  # (E, W, k)
         self.query = numbers[bank.support.size :].view(bank.query.shape)  # (E, W, q)
         self.labels = torch.from_numpy(split.labels[rows].astype(np.int64))  # (N,)

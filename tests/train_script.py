@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ import torch
 from data_shards.location import Location
 from data_shards.manifest import ShardSet
 from fsl.config import parse_overrides
+from pipelines.quiet import prepare_environment
 from pipelines.session import LocalSession
 from pipelines.trainer import Trainer
 from tests.toy_training import toy_config, toy_spec
@@ -33,6 +35,7 @@ def main(mode: str, shards: str, out: str, overrides: Sequence[str]) -> None:
     config = toy_config(**parse_overrides(overrides))
     spec = toy_spec(config, shard_set, Path(out))
     if mode == "ray":
+        prepare_environment()
         from pipelines.ray_trainer import run_training  # noqa: PLC0415
         from pipelines.stages.train import plan_steps  # noqa: PLC0415
 
@@ -72,10 +75,8 @@ def end(*processes: subprocess.Popen[str], timeout: float) -> list[str]:
 
 def kill(process: subprocess.Popen[str]) -> None:
     """SIGKILL a process and all that it started in its group."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
 
 

@@ -10,14 +10,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from data_shards.episodes import EpisodeBank
 from data_shards.location import Location
 from data_shards.manifest import ShardSet
 from fsl.config import digest, fingerprint
-from fsl.errors import StageError
+from fsl.errors import CheckpointError, StageError
 from fsl.images import ImageSpec
-from pipelines.checkpoint import SCORE, find_checkpoints, trained_config, write_pointers
+from pipelines.checkpoint import (
+    DIRECTORY,
+    SCORE,
+    CheckpointInfo,
+    find_checkpoints,
+    trained_config,
+    write_pointers,
+)
 from pipelines.loader import BatchPlan, build_order
 from pipelines.metric_log import read_metrics
+from pipelines.quiet import prepare_environment
 from pipelines.shards_of import open_shards
 from pipelines.stage import (
     ONE,
@@ -61,7 +70,10 @@ class TrainStage(Stage[TrainConfig]):
         check_data(config, shard_set)
         spec = run_spec(config, shard_set, out, models[0] if models else None)
         total_steps = plan_steps(config, shard_set)
-        if not any(info.step == total_steps for info in find_checkpoints(out).values()):
+        found = find_checkpoints(out)
+        _refuse_foreign(found, spec.digest, out)
+        if not any(info.step == total_steps for info in found.values()):
+            prepare_environment()  # Ray reads it when it is imported
             from pipelines.ray_trainer import run_training  # noqa: PLC0415 - Ray is slow to import
 
             run_training(spec, total_steps)
@@ -153,13 +165,22 @@ def run_digest(config: TrainConfig, shard_set: ShardSet, init_key: str | None) -
     return digest({"settings": fingerprint(config), "shards": shard_set.digest, "init": init_key})
 
 
+def _refuse_foreign(found: Mapping[str, CheckpointInfo], own: str, out: Location) -> None:
+    """Refuse checkpoints of another run: they would be continued, or taken for the result."""
+    for name, info in found.items():
+        if info.digest != own:
+            raise CheckpointError(
+                f"{out / DIRECTORY / name}: made with other settings, data or seed (digest "
+                f"{info.digest[:12]}, this run has {own[:12]}); delete {out / DIRECTORY} to train "
+                "again"
+            )
+
+
 def _seal_bank(config: TrainConfig, shard_set: ShardSet, out: Location) -> Location | None:
     """Write the validation tasks into the stage's directory."""
     check = config.validation
     if not check.every_epochs:
         return None
-    from data_shards.episodes import EpisodeBank
-
     bank = EpisodeBank.make(
         shard_set.split(check.split),
         check.ways,

@@ -38,7 +38,9 @@ def smkd_set(shards: ShardSet, rank: int, world: int, data: DataConfig) -> StepD
     split = shards.split("base")
     order = build_order(data.order, split, 5)
     plan = BatchPlan.of(data, len(order), world)
-    return StepDataset(ImageStore(split, "grey"), order, plan, batcher, 5, rank, trace=True)
+    return StepDataset(
+        ImageStore(split, "grey"), order, plan, batcher, seed=5, rank=rank, trace=True
+    )
 
 
 def trace(shards: ShardSet, world: int, workers: int, steps: range) -> list[set[TraceEntry]]:

@@ -16,6 +16,7 @@ from fsl.errors import StageError
 from pipelines import ray_trainer
 from pipelines.checkpoint import find_checkpoints, load_model, write_pointers
 from pipelines.metric_log import read_metrics
+from pipelines.quiet import prepare_environment
 from pipelines.ray_trainer import run_training
 from pipelines.session import LocalSession
 from pipelines.stage import StageResult
@@ -34,6 +35,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
     """One cluster with four logical CPUs for all tests here."""
+    prepare_environment()
     ray = ray_trainer.ray
     ray.init(
         address="local",

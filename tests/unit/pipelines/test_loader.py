@@ -11,7 +11,7 @@ import torch
 
 from data_shards.manifest import ShardSet
 from fsl.augment import LabelledBatcher, SingleViewConfig
-from fsl.errors import ConfigError
+from fsl.errors import ConfigError, ShardError
 from fsl.images import ImageSpec
 from fsl.types import MultiViewBatch
 from pipelines.loader import (
@@ -41,7 +41,7 @@ def data_set(shards: ShardSet, rank: int = 0, world: int = 1, **data: object) ->
     plan = BatchPlan.of(config, len(order), world)
     store = ImageStore(split, "grey", keep=config.cache == "decoded")
     batcher = LabelledBatcher(SPEC, SingleViewConfig())
-    return StepDataset(store, order, plan, batcher, 3, rank, trace=True)
+    return StepDataset(store, order, plan, batcher, seed=3, rank=rank, trace=True)
 
 
 def trace(shards: ShardSet, world: int, steps: range, **data: object) -> list[list[TraceEntry]]:
@@ -164,6 +164,6 @@ def test_a_damaged_image_is_named(shards: ShardSet, tmp_path: Path) -> None:
     offset = int(own.split("base").offsets[0])
     content[offset : offset + 8] = b"\0" * 8
     tar.write_bytes(bytes(content))
-    with pytest.raises(Exception, match="base-000000.tar"):
-        for step in range(7):
-            data_set(own)[step]
+    damaged = data_set(own)
+    with pytest.raises(ShardError, match=r"base-000000\.tar: sample"):
+        list(batches(damaged, range(7), DataConfig()))
