@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 
+from data_shards.check import check_shards
 from data_shards.describe import describe, write_contact_sheet
 from data_shards.foreign import index_foreign
 from data_shards.location import Location
@@ -28,6 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     check = actions.add_parser("check", help="read every byte and report every damage")
     check.add_argument("directory", help="shard set: a directory or an s3:// address")
+    check.add_argument("--fast", action="store_true", help="checksums only, decode no image")
+    check.add_argument("--quiet", action="store_true", help="no progress bar")
     check.set_defaults(action_main=_check)
 
     show = actions.add_parser("describe", help="print what a shard set holds")
@@ -85,9 +88,10 @@ def _index(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from data_shards.check import check_shards  # noqa: PLC0415
-
-    return check_shards(Location.parse(args.directory))
+    place = Location.parse(args.directory)
+    report = check_shards(place, deep=not args.fast, progress=not args.quiet)
+    print(report)
+    return 0 if report.ok else 1
 
 
 def _describe(args: argparse.Namespace) -> int:

@@ -65,6 +65,18 @@ def test_index_makes_a_shard_set_of_tars_without_one(
     assert lines[4].split()[:4] == ["base", "4", "12", "3"]
 
 
+def test_check_says_yes_with_status_0_and_no_with_status_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path)
+    assert main(["shards", "check", str(tmp_path), "--quiet"]) == 0
+    assert "no fault" in capsys.readouterr().out
+    shard = tmp_path / "novel" / "novel-000000.tar"
+    shard.write_bytes(shard.read_bytes()[:3000])
+    assert main(["shards", "check", str(tmp_path), "--quiet", "--fast"]) == 1
+    assert "novel/novel-000000.tar" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
