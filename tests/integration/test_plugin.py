@@ -1,4 +1,4 @@
-"""A method from a package of its own: installed, listed, valid in a recipe, held to the contract."""
+"""A method in a package of its own: installed, listed, valid in recipes, held to the contract."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_its_name_is_listed_and_its_settings_are_described(site: Path) -> None:
 def test_a_recipe_may_name_it_and_its_settings_are_checked(site: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "nca.yaml"
     recipe.write_text(RECIPE.format(runs=tmp_path / "runs"))
-    check = ["-m", "pipelines.cli", "run", recipe, "--check"]
+    check = ["-m", "pipelines.cli", "run", str(recipe), "--check"]
     good = python(site, *check)
     assert good.returncode == 0, good.stderr
     assert "nca" in good.stdout
