@@ -5,15 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import yaml
 from PIL import Image
 
+from data_shards.manifest import METADATA_KEY
 from pipelines.cli import main
+from pipelines.commands import load
+from pipelines.runner import plan
 
 CLASSES = {"base": ["ant", "bee", "cow", "dog"], "val": ["elk", "fox"], "novel": ["gnu", "hen"]}
 IMAGES = 6
@@ -110,3 +115,70 @@ def copy_world(source: Path, root: Path) -> World:
     shutil.copytree(source, root, dirs_exist_ok=True)
     (shards,) = (root / "run").glob("shards-*")
     return World(root, shards, json.loads(json.dumps(RECIPE)))
+
+
+def use_void(world: World) -> None:
+    """Let the recipe read an empty folder."""
+    (world.root / "void").mkdir()
+    world.set("stages.shards.source.root", "void")
+
+
+def truncate(path: Path) -> None:
+    """Cut a file in the middle."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    """Replace some text of a file."""
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+
+
+def use_damaged(world: World, damage: Callable[[Path], object]) -> None:
+    """Let the recipe use a copy of the shard set whose index is damaged."""
+    copy = world.root / "copy"
+    shutil.copytree(world.shards, copy)
+    damage(copy / "index.parquet")
+    world.set("stages.shards", {"kind": "use_shards", "path": "copy"})
+
+
+def raise_format(index: Path) -> None:
+    """Make the index one of a later program."""
+    table = pq.read_table(index)
+    metadata = {**table.schema.metadata}
+    metadata[METADATA_KEY] = metadata[METADATA_KEY].replace(b'"format": 1', b'"format": 7')
+    assert metadata != table.schema.metadata
+    pq.write_table(table.replace_schema_metadata(metadata), index)
+
+
+def evaluate_damaged(world: World, damage: Callable[[Path], object]) -> None:
+    """Let the recipe evaluate raw pixels on a copy of the shards, one of which is damaged."""
+    shutil.copytree(world.shards, world.root / "copy")
+    damage(world.root / "copy/novel/novel-000000.tar")
+    world.set("stages.shards", {"kind": "use_shards", "path": "copy"})
+    evaluate(world, {})
+
+
+def flip(path: Path) -> None:
+    """Change one byte in the middle of the first image of a shard."""
+    data = bytearray(path.read_bytes())
+    data[data.index(b"IDAT") + 40] ^= 1
+    path.write_bytes(data)
+
+
+def attempt(world: World, name: str, content: object) -> None:
+    """Put a file into the directory of an interrupted training of this recipe."""
+    world.write_recipe()
+    out = plan(load(world.root / "recipe.yaml", []))["pretrain"].path.local
+    assert out is not None
+    (out / name).parent.mkdir(parents=True, exist_ok=True)
+    (out / name).write_text(json.dumps(content))
+
+
+def evaluate(world: World, settings: Mapping[str, object]) -> None:
+    """Let the recipe evaluate raw pixels instead of training."""
+    del world.stages["pretrain"]
+    simple = {"needs": ["shards"], "ways": 2, "shots": [1], "queries": 1, "tasks": 4}
+    world.set(
+        "stages.evaluate", {"kind": "evaluate", "baselines": ["pixels"], **simple, **settings}
+    )

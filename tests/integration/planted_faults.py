@@ -3,15 +3,23 @@ that the message must have."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import pyarrow.parquet as pq
-
-from data_shards.manifest import METADATA_KEY
-from tests.integration.faulty_world import World, image
+from tests.integration.faulty_world import (
+    World,
+    attempt,
+    edit,
+    evaluate,
+    evaluate_damaged,
+    flip,
+    image,
+    raise_format,
+    truncate,
+    use_damaged,
+    use_void,
+)
 
 
 class Fault(NamedTuple):
@@ -43,36 +51,9 @@ def evaluating(name: str, settings: dict[str, object], *words: str) -> Fault:
     return Fault(f"evaluation {name}", lambda world: evaluate(world, settings), words)
 
 
-def evaluate(world: World, settings: Mapping[str, object]) -> None:
-    """Let the recipe evaluate raw pixels instead of training."""
-    del world.stages["pretrain"]
-    simple = {"needs": ["shards"], "ways": 2, "shots": [1], "queries": 1, "tasks": 4}
-    world.set(
-        "stages.evaluate", {"kind": "evaluate", "baselines": ["pixels"], **simple, **settings}
-    )
-
-
-def evaluate_damaged(world: World, damage: Callable[[Path], object]) -> None:
-    """Let the recipe evaluate raw pixels on a copy of the shards, one of which is damaged."""
-    shutil.copytree(world.shards, world.root / "copy")
-    damage(world.root / "copy/novel/novel-000000.tar")
-    world.set("stages.shards", {"kind": "use_shards", "path": "copy"})
-    evaluate(world, {})
-
-
-def flip(path: Path) -> None:
-    """Change one byte in the middle of the first image of a shard."""
-    data = bytearray(path.read_bytes())
-    data[data.index(b"IDAT") + 40] ^= 1
-    path.write_bytes(data)
-
-
-def use_void(world: World) -> None:
-    """Let the recipe read an empty folder."""
-    (world.root / "void").mkdir()
-    world.set(f"{SOURCE}.root", "void")
-
-
+CHECKPOINT = {
+    "step": 6, "epoch": 2, "world_size": 1, "digest": "f" * 64, "config": {}, "format": 1,
+}  # fmt: skip
 TRAIN = "stages.pretrain"
 SOURCE = "stages.shards.source"
 
@@ -216,7 +197,7 @@ EVALUATION = [
     Fault(
         "a shard with a flipped bit",
         lambda world: evaluate_damaged(world, flip),
-        ("stage 'evaluate'", "copy/novel/novel-000000.tar", "checksum"),
+        ("stage 'evaluate'", "novel/novel-000000.tar: sample '00000000'", "crc32", "copy"),
     ),
     Fault(
         "a shard that is gone",
@@ -236,38 +217,37 @@ RUNS = [
         lambda world: truncate(world.shards / "result.json"),
         ("result.json", "not valid JSON", "delete"),
     ),
+    Fault(
+        "an attempt with other settings",
+        lambda world: attempt(world, "config.json", {"key": "0" * 64}),
+        ("config.json: belongs to a stage with the key '000", "delete"),
+    ),
+    Fault(
+        "an attempt without readable settings",
+        lambda world: attempt(world, "config.json", None),
+        ("config.json: not a JSON object", "delete"),
+    ),
+    Fault(
+        "a foreign checkpoint",
+        lambda world: attempt(world, "checkpoints/step_1/checkpoint.json", CHECKPOINT),
+        ("stage 'pretrain'", "checkpoints/step_1: made with other settings, data or seed"),
+    ),
+    Fault(
+        "a checkpoint of another version",
+        lambda world: attempt(
+            world, "checkpoints/step_1/checkpoint.json", {**CHECKPOINT, "format": 9}
+        ),
+        ("stage 'pretrain'", "checkpoint format 9, this program reads 1"),
+    ),
+    Fault(
+        "a checkpoint cut off",
+        lambda world: attempt(world, "checkpoints/step_1/checkpoint.json", None),
+        ("stage 'pretrain'", "checkpoint.json is not one of ours"),
+    ),
     setting("run_dir", "shards.yaml", "shards.yaml", "Not a directory"),
     setting("run_dir", "gopher://x/y", "gopher://x/y: not a usable address"),
     setting("run_dir", "", "run_dir", "name a directory or a URI"),
 ]
-
-
-def truncate(path: Path) -> None:
-    """Cut a file in the middle."""
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def edit(path: Path, old: str, new: str) -> None:
-    """Replace some text of a file."""
-    assert old in path.read_text()
-    path.write_text(path.read_text().replace(old, new))
-
-
-def use_damaged(world: World, damage: Callable[[Path], object]) -> None:
-    """Let the recipe use a copy of the shard set whose index is damaged."""
-    copy = world.root / "copy"
-    shutil.copytree(world.shards, copy)
-    damage(copy / "index.parquet")
-    world.set("stages.shards", {"kind": "use_shards", "path": "copy"})
-
-
-def raise_format(index: Path) -> None:
-    """Make the index one of a later program."""
-    table = pq.read_table(index)
-    metadata = {**table.schema.metadata}
-    metadata[METADATA_KEY] = metadata[METADATA_KEY].replace(b'"format": 1', b'"format": 7')
-    assert metadata != table.schema.metadata
-    pq.write_table(table.replace_schema_metadata(metadata), index)
 
 
 ALL = [*RECIPES, *COMMANDS, *DATA, *EVALUATION, *RUNS]
