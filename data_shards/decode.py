@@ -34,6 +34,7 @@ PILLOW_MODES = {"rgb": "RGB", "grey": "L"}
 def decode_image(data: bytes, mode: Literal["rgb", "grey"], where: str) -> Tensor:
     """Return the pixels, uint8 (C, H, W) with C = 3 for "rgb" and 1 for "grey".
 
+    The memory stays in the order H, W, C (channels last), which resizing is fastest with.
     Transparency is dropped; of an animation the first picture is taken.
 
     Args:
@@ -76,7 +77,7 @@ def _with_pillow(data: bytes, mode: Literal["rgb", "grey"]) -> Tensor:
         except Image.DecompressionBombWarning as bomb:
             raise ValueError(str(bomb)) from None
     pixels = torch.from_numpy(np.array(image))  # (H, W) or (H, W, 3)
-    return pixels[None] if mode == "grey" else pixels.permute(2, 0, 1).contiguous()
+    return pixels[None] if mode == "grey" else pixels.permute(2, 0, 1)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
