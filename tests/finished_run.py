@@ -3,7 +3,9 @@
 import json
 import math
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -62,16 +64,16 @@ class FinishedRun:
         return self._record(label, "train", place, config.model_dump(mode="json"), needs)
 
     def run(
-        self, label: str, kind: str, settings: dict[str, object], needs: list[str]
+        self, label: str, kind: str, settings: Mapping[str, object], needs: list[str]
     ) -> StageResult:
         """Really run a stage and record it."""
         stage_class = STAGES.get(kind)
-        stage: Stage[object] = stage_class(build(stage_class.Config, {"kind": kind, **settings}))
+        stage: Stage[Any] = stage_class(build(stage_class.Config, {"kind": kind, **settings}))
         place = self.root / f"{label}-cccc"
         place.make_dir()
         inputs = {name: self.results[name] for name in needs}
         metrics = stage.run(inputs, place)
-        dumped = stage.config.model_dump(mode="json")  # type: ignore[attr-defined]
+        dumped = stage.config.model_dump(mode="json")
         return self._record(label, kind, place, dumped, needs, metrics=dict(metrics))
 
     def _record(
@@ -79,7 +81,7 @@ class FinishedRun:
         label: str,
         kind: str,
         place: Location,
-        config: dict[str, object],
+        config: Mapping[str, object],
         needs: list[str],
         *,
         metrics: dict[str, float] | None = None,

@@ -98,7 +98,7 @@ def test_an_unknown_split_is_refused(run: FinishedRun) -> None:
 
 def test_nothing_to_evaluate_is_refused() -> None:
     with pytest.raises(StageError, match="list a train stage in needs"):
-        EvaluateStage(EvaluateConfig()).check({})
+        EvaluateStage(build(EvaluateConfig, {})).check({})
 
 
 @pytest.mark.parametrize("settings", [{"shots": []}, {"shots": [1, 1]}, {"protocols": ["knn"]}])
