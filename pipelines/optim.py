@@ -45,6 +45,7 @@ def clip_gradients_(parameters: Iterable[Tensor], config: ClipConfig) -> Tensor:
     parameters = list(parameters)
     if config.kind == "per_parameter":
         norms = clip_per_parameter_(parameters, config.value)
-        return torch.linalg.vector_norm(norms)
+        total: Tensor = torch.linalg.vector_norm(norms)
+        return total
     limit = config.value if config.kind == "global_norm" else float("inf")
     return torch.nn.utils.clip_grad_norm_(parameters, limit)

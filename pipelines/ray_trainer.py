@@ -21,7 +21,7 @@ from ray.train.torch import TorchTrainer
 
 from fsl import errors
 from fsl.errors import FewShotError, StageError
-from pipelines.checkpoint import DIRECTORY, SCORE
+from pipelines.checkpoint import DIRECTORY, SCORE, find_checkpoints
 from pipelines.progress import ProgressLine
 from pipelines.ray_session import FAILURES, fatal_failure, read_failures, train_worker
 from pipelines.train_config import ClusterConfig
@@ -50,7 +50,14 @@ def connect(address: str | None = None) -> None:
     if address == "local":
         options |= {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
     try:
-        ray.init(address=address, **options)
+        try:
+            ray.init(address=address, **options)
+        except Exception as error:  # what Ray raises when a busy machine was too slow to start it
+            if "timed out during startup" not in str(error):
+                raise
+            logger.warning("Ray did not start in time; trying again")
+            ray.shutdown()  # type: ignore[no-untyped-call]
+            ray.init(address=address, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise StageError(
             f"Ray at address {address!r} cannot be reached: {error}; start it, or unset "
@@ -103,6 +110,12 @@ def run_training(spec: TrainSpec, total_steps: int) -> None:
     record = fatal_failure(spec.out)
     if record is not None:
         raise _as_error(record)
+    reached = max((info.step for info in find_checkpoints(spec.out).values()), default=0)
+    if reached < total_steps:  # Ray ends an interrupted run without an error
+        raise StageError(
+            f"training was interrupted; saved up to step {reached} of {total_steps}: run the same "
+            "command again to go on"
+        )
 
 
 def _uses_gpu(cluster: ClusterConfig) -> bool:
@@ -123,20 +136,16 @@ def _fits(cluster: ClusterConfig, use_gpu: bool) -> None:
     if use_gpu:
         need["GPU"] = cluster.fewest
     short = [name for name, amount in need.items() if have.get(name, 0) < amount]
-    if not short or _can_grow():
+    if not short:
         return
     wanted = ", ".join(f"{need[name]} {name}" for name in short)
     there = ", ".join(f"{have.get(name, 0):g} {name}" for name in short)
+    message = f"{cluster.fewest} workers need {wanted}, but the Ray cluster has {there}"
+    if os.environ.get("RAY_ADDRESS"):  # its autoscaler may add nodes when asked
+        logger.warning("cluster: %s at the moment; waiting for nodes to come", message)
+        return
     raise StageError(
-        f"cluster: {cluster.fewest} workers need {wanted}, but the Ray cluster has {there}; lower "
-        "cluster.workers or cluster.cpus_per_worker, or add nodes"
-    )
-
-
-def _can_grow() -> bool:
-    """Whether an autoscaler may add nodes: then a shortage now says nothing."""
-    return os.environ.get("RAY_ADDRESS") is not None and "autoscaler" in str(
-        ray.experimental.internal_kv._internal_kv_get(b"__autoscaling_status")
+        f"cluster: {message}; lower cluster.workers or cluster.cpus_per_worker, or add nodes"
     )
 
 

@@ -144,7 +144,8 @@ class ClusterConfig(Section):
     ) = 1
     """Training processes; [min, max] goes on with fewer or more as nodes leave and come."""
     gpu: Literal["auto"] | bool = "auto"
-    """One GPU per worker; `auto` when the cluster has any."""
+    """One GPU per worker; `auto` when the cluster has any now: where nodes with GPUs are added on
+    demand, say true."""
     cpus_per_worker: Annotated[int, Field(ge=1)] = 1
     """CPUs reserved per worker; without a GPU also its torch threads."""
     max_failures: Annotated[int, Field(ge=-1)] = 3

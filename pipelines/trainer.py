@@ -48,6 +48,8 @@ logger = logging.getLogger(__name__)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 WARN_STEPS = 200
 """Steps before a collapse is spoken of: at the start every network looks collapsed."""
+WARN_LINES = 10
+"""Lines of metrics in a row that must show it."""
 SAVE_SECONDS = 60.0
 """Without `checkpoint.every_steps`: save at the first end of an epoch after so long."""
 
@@ -86,7 +88,7 @@ class Trainer:
         self.plan = BatchPlan.of(self.config.data, len(order), session.world_size)
         self.total_steps = self.config.optim.epochs * self.plan.steps_per_epoch
         self.saved_at = time.monotonic()
-        self.warned = False
+        self.suspicions = 0
         self._build_model()
         self._restore()
         self._build_data(split, order)
@@ -177,11 +179,11 @@ class Trainer:
 
     def _warn(self, done: int, log: MetricLog | None, metrics: Mapping[str, float]) -> None:
         """Say in words, once per run, that the method looks collapsed."""
-        if self.warned or log is None or done < WARN_STEPS:
+        if log is None or done < WARN_STEPS or self.suspicions >= WARN_LINES:
             return
         warning = self.method.diagnose(metrics)
-        if warning is not None:
-            self.warned = True
+        self.suspicions = self.suspicions + 1 if warning is not None else 0
+        if warning is not None and self.suspicions == WARN_LINES:
             log.warn(done, warning)
 
     def _pauses(self, done: int) -> bool:
