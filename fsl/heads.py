@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fsl.config import Section
 from fsl.search_space import Choice
 
-ROWS_WITHOUT_GRADIENT = 4096
+ROWS_WITHOUT_GRADIENT = 2048
 """Rows per pass when no gradient is kept: bounds the hidden activations of a teacher."""
 
 

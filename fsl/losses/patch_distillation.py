@@ -20,7 +20,7 @@ SIMILARITY_ELEMENTS = 1 << 22
 """Similarities held at once while matching."""
 VIEW_PAIRS = ((0, 1), (1, 0))
 """(student view s, teacher view t) that are compared, s != t; not a loop over images or pairs."""
-BLOCK_CHUNKS = 4
+BLOCK_CHUNKS = 2
 """Teacher probabilities of one block, in chunks; a single larger class makes a larger block."""
 
 

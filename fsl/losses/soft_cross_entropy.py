@@ -101,7 +101,9 @@ def teacher_probabilities(
     with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
         dtype = _precise(features)
         logits = torch.addmm(-center.to(dtype), features.to(dtype), prototypes.to(dtype).mT)
-        return logits.div_(temperature).softmax(-1)
+        logits.div_(temperature)
+        shares = logits.sub_(logits.amax(-1, keepdim=True)).exp_()  # softmax without a copy
+        return shares.div_(shares.sum(-1, keepdim=True))
 
 
 @dataclass(frozen=True)
