@@ -67,7 +67,7 @@ def test_a_recipe_may_name_it_and_its_settings_are_checked(site: Path, tmp_path:
     check = ["-m", "pipelines.cli", "run", str(recipe), "--check"]
     good = python(site, *check)
     assert good.returncode == 0, good.stderr
-    assert "nca" in good.stdout
+    assert "train" in good.stdout
     bad = python(site, *check, "stages.train.method.temperatur=1")
     assert bad.returncode == 2
     assert "temperatur: unknown key; did you mean 'temperature'?" in bad.stderr

@@ -60,8 +60,8 @@ class Pairs(Method[LabelledBatch]):
         same = batch.labels[:, None] == batch.labels
         losses = (features @ features.mT - same.float()).square()
         loss = losses.mean(-1) if mistake == "not a scalar" else losses.mean()
-        if mistake == "rises":
-            loss = -loss
+        if mistake == "learns nothing":
+            loss = loss * 0
         metric = loss if mistake == "metric carries a graph" else loss.detach()
         return StepOutput(loss, {"loss": metric})
 
@@ -108,6 +108,11 @@ CONTRACT = MethodContract
             "features are detached",
             CONTRACT.test_loss_reaches_every_trainable_backbone_parameter,
             "no gradient reaches backbone.cls_token",
+        ),
+        (
+            "learns nothing",
+            CONTRACT.test_training_on_one_batch_lowers_the_loss,
+            "with the first weights",
         ),
         (
             "class 0 is preferred",
