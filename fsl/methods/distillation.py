@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -99,6 +99,7 @@ class Distillation(Method[MultiViewBatch]):
 
     Config = DistillationConfig
     batch_type = MultiViewBatch
+    uses_all_parameters: ClassVar[bool] = True  # DistributedDataParallel need not search
     config: DistillationConfig
     backbone: TokenBackbone
     center: Tensor
@@ -194,14 +195,14 @@ class Distillation(Method[MultiViewBatch]):
     def after_step(self, progress: Progress) -> None:
         """Move the teacher towards the student, and the centres towards this step's logits."""
         del progress
-        for teacher, student in (
-            (self.teacher_backbone, self.backbone),
-            (self.teacher_head, self.head),
-        ):
-            ema_update_(*matching_parameters(teacher, student), self.momentum)
+        ema_update_(*matching_parameters(self.teacher_backbone, self.backbone), self.momentum)
+        ema_update_(*matching_parameters(self.teacher_head, self.head), self.momentum)
         if self._center_sum is not None:
-            mean = all_reduce_mean(self._center_sum / self._seen)
-            class_mean, patch_mean = torch.split(mean, [len(self.center), len(self.patch_center)])
+            # The count travels along: ranks may have seen unequal numbers of images.
+            sums = F.pad(self._center_sum, (0, 1), value=float(self._seen))
+            sums = all_reduce_mean(sums)
+            mean = sums[:-1] / sums[-1]
+            class_mean, patch_mean = mean[: len(self.center)], mean[len(self.center) :]
             kept = self.config.center_momentum
             self.center.copy_(update_center(self.center, class_mean, kept))
             self.patch_center.copy_(update_center(self.patch_center, patch_mean, kept))
@@ -266,14 +267,10 @@ class Distillation(Method[MultiViewBatch]):
             center = teacher.mean(0) @ teacher_prototypes.mT
         standardiser = self.head.standardiser(views.student_patches)
         tokens = views.student_patches.flatten(0, 1)
+        known = teacher_prototypes, self.patch_center, self.patch_temperature
         losses = {}
         for name, (weight, plan) in plans.items():
-            targets = SoftTargets(
-                teacher[plan.teacher_rows],
-                teacher_prototypes,
-                self.patch_center,
-                self.patch_temperature,
-            )
+            targets = SoftTargets(teacher[plan.teacher_rows], *known)
             losses[name] = (
                 weight,
                 folded_cross_entropy(
