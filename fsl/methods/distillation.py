@@ -145,7 +145,6 @@ class Distillation(Method[MultiViewBatch]):
 
     def patch_plans(self, views: Views) -> dict[str, tuple[float, PatchPlan]]:
         """Return further patch losses: name -> (weight, which patches)."""
-        del views
         return {}
 
     @property
@@ -199,8 +198,7 @@ class Distillation(Method[MultiViewBatch]):
         ema_update_(*matching_parameters(self.teacher_head, self.head), self.momentum)
         if self._center_sum is not None:
             # The count travels along: ranks may have seen unequal numbers of images.
-            sums = F.pad(self._center_sum, (0, 1), value=float(self._seen))
-            sums = all_reduce_mean(sums)
+            sums = all_reduce_mean(F.pad(self._center_sum, (0, 1), value=float(self._seen)))
             mean = sums[:-1] / sums[-1]
             class_mean, patch_mean = mean[: len(self.center)], mean[len(self.center) :]
             kept = self.config.center_momentum
