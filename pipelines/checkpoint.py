@@ -30,6 +30,7 @@ from fsl.config import build
 from fsl.errors import CheckpointError, ConfigError
 from fsl.images import ImageSpec
 from fsl.method import Method, build_method
+from pipelines.optim import optimizer_state, restore_optimizer
 from pipelines.train_config import TrainConfig
 
 FORMAT = 1
@@ -144,34 +145,6 @@ class Checkpoint:
 
 
 _REMEDY = f"the checkpoint is damaged: delete the directory {DIRECTORY} above it to train again"
-
-
-def optimizer_state(optimizer: Optimizer, method: nn.Module) -> dict[str, dict[str, Any]]:
-    """Return the state of each parameter by its name."""
-    states = optimizer.state_dict()["state"]
-    return {name: states[i] for i, name in _numbered(optimizer, method).items() if i in states}
-
-
-def restore_optimizer(
-    optimizer: Optimizer, method: nn.Module, saved: Mapping[str, Any], name: str
-) -> None:
-    """Load what `optimizer_state` returned; a parameter without saved state starts afresh."""
-    numbered = _numbered(optimizer, method)
-    unknown = sorted(set(saved) - set(numbered.values()))
-    if unknown:
-        raise CheckpointError(
-            f"{name}/{STATE}: optimizer state of {unknown[0]!r}, which is not trained here; "
-            "set init.restore to weights"
-        )
-    state = optimizer.state_dict()
-    state["state"] = {i: saved[key] for i, key in numbered.items() if key in saved}
-    optimizer.load_state_dict(state)
-
-
-def _numbered(optimizer: Optimizer, method: nn.Module) -> dict[int, str]:
-    names = {id(parameter): name for name, parameter in method.named_parameters()}
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    return {i: names[id(parameter)] for i, parameter in enumerate(parameters)}
 
 
 def _same_architecture(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
+from fsl.errors import CheckpointError
 from fsl.optimization import clip_per_parameter_, parameter_groups
 from fsl.schedules import CosineSchedule
 from pipelines.train_config import ClipConfig, OptimConfig
@@ -49,3 +51,31 @@ def clip_gradients_(parameters: Iterable[Tensor], config: ClipConfig) -> Tensor:
         return total
     limit = config.value if config.kind == "global_norm" else float("inf")
     return torch.nn.utils.clip_grad_norm_(parameters, limit)
+
+
+def optimizer_state(optimizer: Optimizer, method: nn.Module) -> dict[str, dict[str, Any]]:
+    """Return the state of each parameter by its name."""
+    states = optimizer.state_dict()["state"]
+    return {name: states[i] for i, name in _numbered(optimizer, method).items() if i in states}
+
+
+def restore_optimizer(
+    optimizer: Optimizer, method: nn.Module, saved: Mapping[str, Any], name: str
+) -> None:
+    """Load what `optimizer_state` returned; a parameter without saved state starts afresh."""
+    numbered = _numbered(optimizer, method)
+    unknown = sorted(set(saved) - set(numbered.values()))
+    if unknown:
+        raise CheckpointError(
+            f"{name}: optimizer state of {unknown[0]!r}, which is not trained here; "
+            "set init.restore to weights"
+        )
+    state = optimizer.state_dict()
+    state["state"] = {i: saved[key] for i, key in numbered.items() if key in saved}
+    optimizer.load_state_dict(state)
+
+
+def _numbered(optimizer: Optimizer, method: nn.Module) -> dict[int, str]:
+    names = {id(parameter): name for name, parameter in method.named_parameters()}
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    return {i: names[id(parameter)] for i, parameter in enumerate(parameters)}

@@ -56,7 +56,7 @@ def connect(address: str | None = None) -> None:
             if "timed out during startup" not in str(error):
                 raise
             logger.warning("Ray did not start in time; trying again")
-            ray.shutdown()  # type: ignore[no-untyped-call]
+            ray.shutdown()
             ray.init(address=address, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise StageError(

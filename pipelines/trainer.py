@@ -8,20 +8,17 @@ not.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import tempfile
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch import distributed as dist
-from torch.nn.parallel import DistributedDataParallel
 
 from data_shards.episodes import EpisodeBank
 from data_shards.location import Location
@@ -36,16 +33,16 @@ from pipelines.checkpoint import (
     open_checkpoint,
     write_checkpoint,
 )
-from pipelines.loader import BatchPlan, ImageStore, LocalBatch, StepDataset, batches, build_order
+from pipelines.loader import BatchPlan, ImageStore, StepDataset, batches, build_order
 from pipelines.metric_log import MetricLog
-from pipelines.optim import Schedules, build_optimizer, clip_gradients_
+from pipelines.optim import Schedules, build_optimizer
 from pipelines.session import Session
+from pipelines.stepper import Stepper, step_seed
 from pipelines.train_config import TrainConfig
 from pipelines.validation import Validator
 from pipelines.window import MetricWindow
 
 logger = logging.getLogger(__name__)
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 WARN_STEPS = 200
 """Steps before a collapse is spoken of: at the start every network looks collapsed."""
 WARN_LINES = 10
@@ -91,6 +88,14 @@ class Trainer:
         self.suspicions = 0
         self._build_model()
         self._restore()
+        self.stepper = Stepper(
+            self.method,
+            self.optimizer,
+            scaler=self.scaler,
+            schedules=self.schedules,
+            config=self.config,
+            session=session,
+        )
         self._build_data(split, order)
 
     def _build_model(self) -> None:
@@ -157,7 +162,6 @@ class Trainer:
         steps = range(self.start, self.total_steps)
         pin = self.session.device.type == "cuda"
         loader = batches(self.data_set, steps, self.config.data, pin)
-        stepper = Stepper(self)
         window = MetricWindow(self.plan.batch_size)
         summary: dict[str, float] = {}
         scores: dict[str, float] = {}
@@ -165,7 +169,7 @@ class Trainer:
             waited = time.perf_counter()
             micro = [next(loader) for _ in range(self.plan.micro_batches)]
             waited = time.perf_counter() - waited
-            window.add(step, stepper.take(step, micro), waited)
+            window.add(step, self.stepper.take(self.progress(step), micro), waited)
             done = step + 1
             if done % self.config.log_every == 0 or self._pauses(done):
                 summary |= window.close() | self.schedules.apply(self.optimizer, step)
@@ -176,6 +180,10 @@ class Trainer:
                 scores |= self._pause(done, log, summary)
                 window.restart()
         return summary | scores
+
+    def progress(self, step: int) -> Progress:
+        """Return where the run stands at `step`."""
+        return Progress(step, self.total_steps, self.plan.steps_per_epoch)
 
     def _warn(self, done: int, log: MetricLog | None, metrics: Mapping[str, float]) -> None:
         """Say in words, once per run, that the method looks collapsed."""
@@ -198,7 +206,7 @@ class Trainer:
         """Validate and save when it is time to."""
         scores: dict[str, float] = {}
         if self.validator is not None and self._validates(done):
-            result = self.validator.score(self.method, self.session.device, self.autocast())
+            result = self.validator.score(self.method, self.session.device, self.stepper.autocast())
             scores = {SCORE: result.mean, "val_half_width": result.half_width}
             if log is not None:
                 values = {"accuracy": result.mean, "half_width": result.half_width}
@@ -246,63 +254,3 @@ class Trainer:
                 write_checkpoint(directory, info, self.method, self.optimizer, self.scaler)
                 self.session.save(directory, name, metrics)
         self.saved_at = time.monotonic()
-
-    def autocast(self) -> torch.autocast:
-        """Return the context in which the network computes in the stage's precision."""
-        dtype, device = DTYPES[self.config.precision], self.session.device.type
-        return torch.autocast(device, dtype=dtype, enabled=dtype is not torch.float32)
-
-
-class Stepper:
-    """Takes one optimizer step: micro-batches, clipping, schedules, what follows the step."""
-
-    def __init__(self, trainer: Trainer) -> None:
-        self.trainer, self.method = trainer, trainer.method
-        self.model: nn.Module = trainer.method
-        if trainer.session.world_size > 1:
-            device = trainer.session.device
-            self.model = DistributedDataParallel(
-                trainer.method,
-                device_ids=[device] if device.type == "cuda" else None,
-                broadcast_buffers=True,  # statistics and centres stay equal on all ranks
-                find_unused_parameters=not getattr(trainer.method, "uses_all_parameters", False),
-            )
-
-    def take(self, step: int, micro_batches: list[LocalBatch]) -> dict[str, Tensor]:
-        """Take step `step` and return this rank's weighted metrics, detached."""
-        trainer = self.trainer
-        progress = Progress(step, trainer.total_steps, trainer.plan.steps_per_epoch)
-        self.method.before_step(progress)
-        trainer.schedules.apply(trainer.optimizer, step)
-        metrics: dict[str, Tensor] = {}
-        for number, local in enumerate(micro_batches):
-            last = number == len(micro_batches) - 1
-            for name, value in self._backward(step, number, local, last).items():
-                metrics[name] = metrics[name] + value if number else value
-        trainer.scaler.unscale_(trainer.optimizer)
-        norm = clip_gradients_(self.method.parameters(), trainer.config.optim.clip)
-        for parameter in self.method.frozen_parameters(progress):
-            parameter.grad = None
-        trainer.scaler.step(trainer.optimizer)
-        trainer.scaler.update()
-        trainer.optimizer.zero_grad(set_to_none=True)
-        self.method.after_step(progress)
-        return metrics | {"gradient_norm": norm}
-
-    def _backward(self, step: int, number: int, local: LocalBatch, last: bool) -> dict[str, Tensor]:
-        trainer, session = self.trainer, self.trainer.session
-        batch = local.batch.to(session.device)
-        waits = isinstance(self.model, DistributedDataParallel) and not last
-        torch.manual_seed(step_seed(trainer.seed, step, session.rank, number))
-        with self.model.no_sync() if waits else nullcontext():  # type: ignore[operator]
-            with trainer.autocast():
-                loss, metrics = self.model(batch)
-            trainer.scaler.scale(loss * local.weight).backward()
-        values = {"loss": loss.detach(), **metrics}
-        return {name: value.detach().float() * local.weight for name, value in values.items()}
-
-
-def step_seed(*parts: object) -> int:
-    """Return a 63-bit seed that depends on all parts."""
-    text = ",".join(str(part) for part in parts)
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1

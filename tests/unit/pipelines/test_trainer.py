@@ -16,8 +16,9 @@ from fsl.errors import CheckpointError, StageError
 from pipelines.checkpoint import find_checkpoints, load_model, open_checkpoint, write_pointers
 from pipelines.metric_log import read_metrics
 from pipelines.session import LocalSession
+from pipelines.stepper import step_seed
 from pipelines.train_config import TrainConfig
-from pipelines.trainer import Trainer, TrainSpec, step_seed
+from pipelines.trainer import Trainer, TrainSpec
 from tests.toy_training import assert_near, toy_config, toy_shards, toy_spec, weights
 
 
