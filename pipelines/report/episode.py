@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from data_shards.episodes import EpisodeBank
 from torch import Tensor
 
+from data_shards.episodes import EpisodeBank
 from data_shards.location import Location
 from data_shards.manifest import Split
 from fsl.evaluation import prototype_predictions
@@ -54,7 +54,7 @@ def shown_episode(
     bank: EpisodeBank, number: int, split: Split, features: Tensor, *, model: str, mode: str
 ) -> ShownEpisode:
     """Return one episode of a bank with the model's answers to some queries of each way."""
-    support = np.asarray(bank.support[number])  # (W, k)
+    support = np.array(bank.support[number])  # (W, k); a copy, for torch wants to be able to write
     query = _queries(bank, number, split)  # (W, q)
     scores = prototype_predictions(features, torch.from_numpy(support), torch.from_numpy(query))
     predicted = scores.argmax(-1)  # (W, q)
@@ -84,7 +84,7 @@ def letter(way: int) -> str:
 def _queries(bank: EpisodeBank, number: int, split: Split) -> np.ndarray[Any, Any]:
     """Return the rows of the first queries of each way, (W, q)."""
     if bank.query is not None:
-        return np.asarray(bank.query[number])[:, :SHOWN_QUERIES].astype(np.int64)
+        return np.array(bank.query[number])[:, :SHOWN_QUERIES].astype(np.int64)
     rows = split.class_rows()
     chosen = []
     for label, own in zip(bank.classes[number], bank.support[number], strict=True):
