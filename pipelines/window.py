@@ -26,6 +26,7 @@ class MetricWindow:
 
     def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size
+        self.cpu = time.process_time()
         self.restart()
 
     def restart(self) -> None:
@@ -62,6 +63,8 @@ class MetricWindow:
         seconds = max(time.perf_counter() - self.begun, 1e-9)
         averaged["images_per_second"] = len(self.steps) * self.batch_size / seconds
         averaged["waiting"] = self.waited / seconds
+        before, self.cpu = self.cpu, time.process_time()  # with what was done since the last close
+        averaged["cpu_seconds"] = self.cpu - before
         self.restart()
         return averaged
 

@@ -8,6 +8,7 @@ names its own.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from statistics import median
 from typing import Any, ClassVar
 
 from data_shards.episodes import EpisodeBank
@@ -199,7 +200,8 @@ def _numbers(out: Location) -> dict[str, float]:
     numbers = {"loss": last.metrics["loss"], "steps": float(last.step)}
     if SCORE in best.metrics:
         numbers |= {SCORE: best.metrics[SCORE], "best_step": float(best.step)}
-    speeds = [line["images_per_second"] for line in read_metrics(out) if line["kind"] == "train"]
-    if speeds:
-        numbers["images_per_second"] = sorted(speeds)[len(speeds) // 2]
+    lines = [line for line in read_metrics(out) if line["kind"] == "train"]
+    if lines:
+        numbers["images_per_second"] = median(line["images_per_second"] for line in lines)
+        numbers["cpu_minutes"] = sum(line["cpu_seconds"] for line in lines) / 60  # of rank 0
     return numbers
