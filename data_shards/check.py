@@ -61,13 +61,20 @@ def check_shards(root: Location, deep: bool = True, progress: bool = True) -> Ch
         ShardError: there is no readable index, so nothing can be compared.
     """
     shard_set = ShardSet.open(root)
-    faults = _check_index(shard_set) + _unknown_shards(shard_set)
+    faults: list[Fault] = []
     report = CheckReport(root, len(shard_set.files), len(shard_set), deep, faults)
     try:
+        faults += _check_index(shard_set)
         shared = _SharedImages(shard_set)
-    except ShardError as error:  # the index itself is damaged: rows cannot be trusted
-        faults.append(Fault(INDEX_NAME, None, None, str(error)))
+    except (
+        pa.ArrowException,
+        OSError,
+        ShardError,
+    ) as error:  # without rows nothing can be compared
+        reason = " ".join(str(error).split())
+        faults.append(Fault(INDEX_NAME, None, None, f"cannot be read: {reason}"))
         return report
+    faults += _unknown_shards(shard_set)
     with tqdm(
         total=len(shard_set.files), unit=" shards", desc="check", disable=not progress
     ) as bar:
@@ -83,15 +90,11 @@ def check_shards(root: Location, deep: bool = True, progress: bool = True) -> Ch
 def _check_index(shard_set: ShardSet) -> list[Fault]:
     """Return the faults that the index shows by itself."""
     sentences = []
-    try:
-        table = read_index(shard_set.root)
-        digest = content_digest(
-            table, shard_set.class_names, shard_set.files, shard_set.file_splits
-        )
-        if digest != shard_set.digest:
-            sentences.append("its rows were changed after it was written; index the shards again")
-    except (pa.ArrowException, OSError, ShardError) as error:
-        return [Fault(INDEX_NAME, None, None, f"damaged: {' '.join(str(error).split())}")]
+    digest = content_digest(
+        read_index(shard_set.root), shard_set.class_names, shard_set.files, shard_set.file_splits
+    )
+    if digest != shard_set.digest:
+        sentences.append("its rows were changed after it was written; index the shards again")
     owner: dict[str, str] = {}
     for split, names in shard_set.class_names.items():
         for name in names:

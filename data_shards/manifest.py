@@ -231,7 +231,7 @@ class Split:
         return numbers
 
     def _read(self, *columns: str) -> Any:
-        """Return the split's rows of some columns; splits begin at row-group boundaries."""
+        """Return the split's rows of some columns, from the row groups that hold them."""
         where = self.shard_set.root / INDEX_NAME
         before = sum(file.samples for file in self.shard_set.files[: self._first_shard])
         parquet = _parquet(where)
@@ -244,6 +244,8 @@ class Split:
             table = parquet.read_row_groups(groups.tolist(), columns=list(columns))
         except (pa.ArrowException, OSError) as error:
             raise ShardError(f"{where}: damaged: {error}; index the shards again") from None
+        first = before - int((ends - counts)[groups[0]]) if groups.size else 0
+        table = table.slice(first, len(self))
         if table.num_rows != len(self):
             raise ShardError(
                 f"{where}: {table.num_rows} rows of split {self.name!r}, its shards hold "

@@ -1,8 +1,8 @@
 """Lists the members of a tar from its headers, and notices what tar readers pass over.
 
 A zeroed stretch looks like the end of the archive to any tar reader, so here everything after the
-end marker must be zero and short. Long names (GNU and pax headers) are left to `tarfile`; plain
-archives cost a fifth of it.
+end marker must be zero and short. Names and sizes in pax and GNU headers are understood (webdataset
+writes a pax header for every member, for the time); rarer kinds are left to `tarfile`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ BLOCK = 512
 MOST_PADDING = 64 << 10  # common writers pad to 10,240 bytes
 CHECKSUM = slice(148, 156)
 REGULAR = b"\0", b"0", b"7"
-SILENT = (b"5",)  # directories carry no data
-LONG_NAMES = (b"L", b"K", b"x", b"g", b"X")
+EMPTY = (b"1", b"2", b"3", b"4", b"5", b"6")  # links, devices and directories carry no data
+PAX, GNU_NAME, GNU_LINK = b"x", b"L", b"K"
 ADVICE = "fetch or write the shard again"
 
 
@@ -31,7 +31,7 @@ class Member(NamedTuple):
     size: int
 
 
-class _LongNames(Exception):
+class _Unusual(Exception):
     """The archive has headers that only `tarfile` understands."""
 
 
@@ -52,7 +52,7 @@ def scan_tar(path: Path, shown: str) -> list[Member]:
             with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 try:
                     members, end = _headers(data, shown)
-                except _LongNames:
+                except _Unusual:
                     members, end = _with_tarfile(path, shown)
                 _refuse_content_after(data, end, shown)
                 return members
@@ -63,6 +63,7 @@ def scan_tar(path: Path, shown: str) -> list[Member]:
 def _headers(data: mmap.mmap, shown: str) -> tuple[list[Member], int]:
     """Return the members and the offset of the end marker."""
     members: list[Member] = []
+    stated: dict[str, str] = {}  # what a pax or GNU header says of the next member
     position, total = 0, len(data)
     while True:
         header = data[position : position + BLOCK]
@@ -71,24 +72,49 @@ def _headers(data: mmap.mmap, shown: str) -> tuple[list[Member], int]:
         if not any(header):
             return members, position
         if not _checksum_fits(header):
-            if not position and header.startswith((b"\x1f\x8b", b"BZh", b"\xfd7z")):
-                raise ShardError(f"{shown}: a compressed tar has no byte offsets; unpack it first")
-            raise ShardError(
-                f"{shown}: byte {position}, after {_last(members)}: not a tar header (its checksum "
-                f"does not fit): the shard is damaged there; {ADVICE}"
-            )
-        kind_flag = header[156:157]
-        if kind_flag in LONG_NAMES:
-            raise _LongNames
-        size = _number(header[124:136], shown, position)
-        content = position + BLOCK
-        if content + size > total:
+            raise _garbled(header, shown, position, members)
+        kind, start = header[156:157], position + BLOCK
+        size = int(stated.get("size") or _number(header[124:136], shown, position))
+        size = 0 if kind in EMPTY else size
+        if start + size > total:
             raise _truncated(shown, position, members, total)
-        if kind_flag in REGULAR:
-            members.append(Member(_name(header, shown, position), content, size))
-        elif kind_flag in SILENT:
-            size = 0
-        position = content + -(-size // BLOCK) * BLOCK
+        if kind == PAX:
+            stated |= _pax_records(data[start : start + size])
+        elif kind == GNU_NAME:
+            stated["path"] = _text(data[start : start + size], shown, position)
+        elif kind in REGULAR:
+            name = stated.get("path") or _name(header, shown, position)
+            members.append(Member(name, start, size))
+        elif kind not in EMPTY and kind != GNU_LINK:
+            raise _Unusual
+        if kind not in (PAX, GNU_NAME, GNU_LINK):
+            stated = {}
+        position = start + -(-size // BLOCK) * BLOCK
+
+
+def _pax_records(content: bytes) -> dict[str, str]:
+    """Return the records of a pax header, each `<length> <key>=<value>` and a line end."""
+    records: dict[str, str] = {}
+    while content:
+        length, _, _ = content.partition(b" ")
+        if not length.isdigit() or not int(length):
+            raise _Unusual
+        record = content[len(length) + 1 : int(length) - 1]
+        key, equals, value = record.decode(errors="replace").partition("=")
+        if not equals or key.startswith("GNU.sparse") or (key == "size" and not value.isdigit()):
+            raise _Unusual
+        records[key] = value
+        content = content[int(length) :]
+    return records
+
+
+def _garbled(header: bytes, shown: str, position: int, members: list[Member]) -> ShardError:
+    if not position and header.startswith((b"\x1f\x8b", b"BZh", b"\xfd7z")):
+        return ShardError(f"{shown}: a compressed tar has no byte offsets; unpack it first")
+    return ShardError(
+        f"{shown}: byte {position}, after {_last(members)}: not a tar header (its checksum "
+        f"does not fit): the shard is damaged there; {ADVICE}"
+    )
 
 
 def _checksum_fits(header: bytes) -> bool:
@@ -114,8 +140,12 @@ def _name(header: bytes, shown: str, position: int) -> str:
     if header[257:263] == b"ustar\0":
         prefix = header[345:500].split(b"\0", 1)[0]
         name = prefix + b"/" + name if prefix else name
+    return _text(name, shown, position)
+
+
+def _text(name: bytes, shown: str, position: int) -> str:
     try:
-        return name.decode()
+        return name.split(b"\0", 1)[0].decode()
     except UnicodeDecodeError:
         raise ShardError(f"{shown}: byte {position}: {name!r} is not a UTF-8 name") from None
 
