@@ -18,7 +18,12 @@ from pipelines.stages.train import plan_steps
 from pipelines.trainer import Trainer
 from tests.toy_training import assert_near, toy_config, toy_shards, toy_spec, weights
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    pytest.mark.filterwarnings("default"),  # Ray itself uses what Ray has deprecated
+]
 
 
 def test_a_lost_node_shrinks_the_group_and_training_goes_on(

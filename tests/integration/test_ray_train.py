@@ -24,7 +24,11 @@ from pipelines.stages.train import TrainStage, plan_steps, run_spec
 from pipelines.trainer import Trainer
 from tests.toy_training import toy_config, toy_shards, toy_spec, weights
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(280)]
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.timeout(280),
+    pytest.mark.filterwarnings("default"),  # Ray itself uses what Ray has deprecated
+]
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +71,7 @@ def test_a_stage_trains_like_the_loop_without_ray(shards: ShardSet, tmp_path: Pa
     assert TrainStage(config).run({"shards": result}, out) == numbers  # nothing is left to do
 
 
+@pytest.mark.slow
 def test_what_a_user_must_mend_is_said_once_and_not_tried_again(
     shards: ShardSet, tmp_path: Path
 ) -> None:
@@ -83,7 +88,9 @@ def test_what_a_user_must_mend_is_said_once_and_not_tried_again(
 
 def test_workers_that_can_never_fit_are_refused_at_once(shards: ShardSet, tmp_path: Path) -> None:
     config = toy_config(cluster__workers=3, cluster__cpus_per_worker=2)
-    with pytest.raises(StageError, match="3 workers need 6 CPU, but the Ray cluster has 4; lower"):
+    with pytest.raises(
+        StageError, match="3 workers need 6 CPU, but the Ray cluster has 4 CPU; lower"
+    ):
         run_training(toy_spec(config, shards, tmp_path), 1)
 
 

@@ -17,7 +17,12 @@ from pipelines.metric_log import read_metrics
 from tests import train_script
 from tests.toy_training import toy_shards, weights
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.filterwarnings("default"),  # Ray itself uses what Ray has deprecated
+]
 
 SETTINGS = ["optim.epochs=40", "validation.every_epochs=20", "log_every=1"]
 """240 steps of 6 per epoch; saved every 4 steps."""
