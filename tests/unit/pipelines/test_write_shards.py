@@ -75,7 +75,10 @@ def test_using_a_shard_set_copies_nothing(tiny_shards: ShardSet, tmp_path: Path)
     stage = {"kind": "use_shards", "path": str(tiny_shards.root)}
     result = run_pipeline(pipeline(tmp_path / "run", stage))["shards"]
     assert result.path == tiny_shards.root
-    assert {path.suffix for path in (tmp_path / "run").rglob("*.*") if path.is_file()} <= {".json", ""}
+    assert {path.suffix for path in (tmp_path / "run").rglob("*.*") if path.is_file()} <= {
+        ".json",
+        "",
+    }
 
 
 def test_a_moved_shard_set_keeps_its_key_and_is_found(images: Path, tmp_path: Path) -> None:
