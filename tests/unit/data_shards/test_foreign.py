@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from data_shards.foreign import index_foreign, split_name
 from data_shards.location import Location
@@ -30,8 +31,6 @@ def write(path: Path, files: Files, kind: int = tarfile.USTAR_FORMAT) -> Path:
 
 @pytest.fixture(scope="module")
 def image() -> bytes:
-    from PIL import Image  # noqa: PLC0415
-
     stream = io.BytesIO()
     Image.new("RGB", (6, 5), (9, 8, 7)).save(stream, "PNG")
     return stream.getvalue()
