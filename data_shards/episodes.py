@@ -75,13 +75,14 @@ class EpisodeBank:
     ) -> EpisodeBank:
         """Draw episodes: `ways` different classes, then different images of each.
 
+        Classes without enough images for shots and queries take no part.
+
         Raises:
-            ConfigError: more ways than classes, or more images than a class has.
+            ConfigError: fewer classes with enough images than ways.
         """
-        _refuse_impossible(split, ways, shots, queries, tasks)
-        grouped = split.class_rows()
+        large = _classes_large_enough(split, ways, shots, queries, tasks)
         numbers = np.arange(tasks)
-        classes = _draw_classes(len(grouped.counts), ways, numbers, seed)
+        classes = large[_draw_classes(len(large), ways, numbers, seed)]
         rows = _draw_rows(split, classes, numbers, seed, wanted=shots + (queries or 0))
         return cls(
             split.name,
@@ -174,26 +175,24 @@ class EpisodeBank:
         }
 
 
-def _refuse_impossible(
+def _classes_large_enough(
     split: Split, ways: int, shots: int, queries: int | None, tasks: int
-) -> None:
+) -> I32:
+    """Return the classes with images for shots and queries, at least `ways` of them."""
     where = f"episodes of split {split.name!r}"
     for name, value in (("ways", ways), ("shots", shots), ("queries", queries), ("tasks", tasks)):
         if value is not None and value < 1:
             raise ConfigError(f"{where}: {name}: {value}; use 1 or more")
     counts = split.class_rows().counts
-    if ways > len(counts):
-        raise ConfigError(
-            f"{where}: ways: {ways}, but it has {len(counts)} classes; use at most {len(counts)}"
-        )
-    needed, smallest = shots + (queries or 1), int(counts.argmin())
-    if needed > counts[smallest]:
+    needed = shots + (queries or 1)
+    large = np.flatnonzero(counts >= needed).astype(np.int32)
+    if ways > len(large):
         each = "1 query at least" if queries is None else f"{queries} queries"
         raise ConfigError(
-            f"{where}: {shots} shots and {each} need {needed} images of a class, but "
-            f"{split.class_names[smallest]!r} has {counts[smallest]}; use fewer, or leave out "
-            "such classes"
+            f"{where}: ways: {ways}, but of its {len(counts)} classes {len(large)} have the "
+            f"{needed} images for {shots} shots and {each}; use fewer ways, shots or queries"
         )
+    return large
 
 
 def _draw_classes(count: int, ways: int, numbers: NDArray[np.int64], seed: int) -> I32:

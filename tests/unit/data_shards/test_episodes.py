@@ -152,9 +152,9 @@ def test_another_parquet_file_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ((4, 1, 1), "ways: 4, but it has 3 classes; use at most 3"),
-        ((3, 5, 2), "5 shots and 2 queries need 7 images of a class, but 'class 1' has 6"),
-        ((3, 6, None), "6 shots and 1 query at least need 7 images of a class, but 'class 1'"),
+        ((4, 1, 1), "ways: 4, but of its 3 classes 3 have the 2 images"),
+        ((3, 5, 2), "3 classes 2 have the 7 images for 5 shots and 2 queries"),
+        ((3, 6, None), "2 have the 7 images for 6 shots and 1 query at least"),
         ((0, 1, 1), "ways: 0; use 1 or more"),
         ((2, 0, 1), "shots: 0; use 1 or more"),
         ((2, 1, 0), "queries: 0; use 1 or more"),
@@ -175,3 +175,8 @@ def test_a_bank_fits_only_its_own_data(shard_set: ShardSet) -> None:
         bank.refuse_other(shard_set.split("base"))
     with pytest.raises(ShardError, match="make a bank for it"):
         replace(bank, data_digest="0" * 64).refuse_other(shard_set.split("novel"))
+
+
+def test_classes_with_too_few_images_take_no_part() -> None:
+    bank = EpisodeBank.make(virtual(9, 6, 7), ways=2, shots=5, queries=2, tasks=50, seed=0)
+    assert set(np.unique(bank.classes)) == {0, 2}
