@@ -36,8 +36,8 @@ def main(mode: str, shards: str, out: str, overrides: Sequence[str]) -> None:
     spec = toy_spec(config, shard_set, Path(out))
     if mode == "ray":
         prepare_environment()
-        from pipelines.ray_trainer import run_training  # noqa: PLC0415
-        from pipelines.stages.train import plan_steps  # noqa: PLC0415
+        from pipelines.ray_trainer import run_training
+        from pipelines.stages.train import plan_steps
 
         run_training(spec, plan_steps(config, shard_set))
         return

@@ -29,7 +29,7 @@ pytestmark = [
 def test_a_lost_node_shrinks_the_group_and_training_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ray.cluster_utils import Cluster  # noqa: PLC0415
+    from ray.cluster_utils import Cluster
 
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "15")
     shards = toy_shards(tmp_path / "shards")

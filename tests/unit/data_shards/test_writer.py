@@ -6,7 +6,6 @@ import subprocess
 import sys
 import tarfile
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -298,31 +297,3 @@ def test_keys_that_break_readers_are_refused(tmp_path: Path, key: str) -> None:
 def test_sizes_must_be_positive(tmp_path: Path, options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="must be positive"):
         write(tmp_path, **options)
-
-
-@pytest.fixture
-def bucket() -> Iterator[Location]:
-    server_module = pytest.importorskip("moto.server")
-    boto3 = pytest.importorskip("boto3")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            patch.setenv(name, "testing")
-        server = server_module.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-        server.start()
-        host, port = server.get_host_and_port()
-        endpoint = f"http://{host}:{port}"
-        client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1")
-        client.create_bucket(Bucket="shards")
-        client.close()
-        yield Location.parse(f"s3://shards/set?endpoint_override={endpoint}&region=us-east-1")
-        server.stop()
-
-
-def test_shards_on_s3_are_the_shards_on_disk(tmp_path: Path, bucket: Location) -> None:
-    here, there = write(tmp_path / "here", max_samples=25), write(bucket, max_samples=25)
-    assert there.digest == here.digest
-    assert write(bucket, max_samples=25).digest == here.digest
-    with pytest.raises(ShardError, match="finished shard set"):
-        write(bucket)
-    bucket.download(tmp_path / "back")
-    assert files(tmp_path / "back") == files(tmp_path / "here")
