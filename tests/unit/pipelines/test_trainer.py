@@ -44,7 +44,7 @@ def quiet(**changes: Any) -> TrainConfig:
 
 
 def train(spec: TrainSpec) -> Mapping[str, Tensor]:
-    trainer = Trainer(spec, LocalSession(spec.out))
+    trainer = Trainer(spec, LocalSession(spec.out, spec.config.checkpoint.keep))
     trainer.fit()
     return weights(trainer.method)
 
