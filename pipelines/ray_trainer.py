@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 OBJECT_STORE_BYTES = 150_000_000
 """Images never pass through Ray; its default would take 30 % of the memory."""
 SHOWN_LINES = 15
+START_ATTEMPTS = 3
 SNAPSHOT = "checkpoint_manager_snapshot.json"
 
 
@@ -49,20 +50,24 @@ def connect(address: str | None = None) -> None:
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address == "local":
         options |= {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
-    try:
+    for attempt in range(START_ATTEMPTS):
         try:
             ray.init(address=address, **options)
-        except Exception as error:  # what Ray raises when a busy machine was too slow to start it
+            return
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise StageError(
+                f"Ray at address {address!r} cannot be reached: {error}; start it, or unset "
+                "RAY_ADDRESS to use this machine"
+            ) from None
+        except Exception as error:  # Ray has no class for it: a busy machine was too slow
             if "timed out during startup" not in str(error):
                 raise
-            logger.warning("Ray did not start in time; trying again")
+            logger.warning("Ray did not start in time (attempt %d)", attempt + 1)
             ray.shutdown()
-            ray.init(address=address, **options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise StageError(
-            f"Ray at address {address!r} cannot be reached: {error}; start it, or unset "
-            "RAY_ADDRESS to use this machine"
-        ) from None
+    raise StageError(
+        f"Ray did not start on this machine in {START_ATTEMPTS} attempts; its processors are "
+        "probably busy with other work: run the same command again later"
+    )
 
 
 def run_training(spec: TrainSpec, total_steps: int) -> None:
