@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from data_shards.episodes import EpisodeBank
 from pydantic import Field, field_validator
 from torch import Tensor
 from tqdm import tqdm
 
+from data_shards.episodes import EpisodeBank
 from data_shards.location import Location
 from data_shards.manifest import ShardSet, Split
 from fsl.config import RuntimeOnly
