@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -58,3 +59,22 @@ def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
     )
     root = Location.parse(tmp_path_factory.mktemp("tiny") / "shards")
     return write_shards(source, root, max_samples=25, progress=False)
+
+
+@pytest.fixture(scope="module")
+def s3_root() -> Iterator[str]:
+    """The address of an empty bucket on a real S3 protocol server on this machine."""
+    server_module = pytest.importorskip("moto.server")
+    boto3 = pytest.importorskip("boto3")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "testing")
+        server = server_module.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+        server.start()
+        host, port = server.get_host_and_port()
+        endpoint = f"http://{host}:{port}"
+        client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1")
+        client.create_bucket(Bucket="bucket")
+        client.close()
+        yield f"s3://bucket/runs?endpoint_override={endpoint}&region=us-east-1"
+        server.stop()

@@ -1,6 +1,5 @@
 """Shards written to a real S3 protocol server."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,21 +32,8 @@ def files(root: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def bucket() -> Iterator[Location]:
-    server_module = pytest.importorskip("moto.server")
-    boto3 = pytest.importorskip("boto3")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            patch.setenv(name, "testing")
-        server = server_module.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-        server.start()
-        host, port = server.get_host_and_port()
-        endpoint = f"http://{host}:{port}"
-        client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1")
-        client.create_bucket(Bucket="shards")
-        client.close()
-        yield Location.parse(f"s3://shards/set?endpoint_override={endpoint}&region=us-east-1")
-        server.stop()
+def bucket(s3_root: str) -> Location:
+    return Location.parse(s3_root) / "set"
 
 
 def test_shards_on_s3_are_the_shards_on_disk(tmp_path: Path, bucket: Location) -> None:
