@@ -21,7 +21,7 @@ from tests.toy_training import assert_near, toy_config, toy_shards, toy_spec, we
 pytestmark = [
     pytest.mark.ray,
     pytest.mark.slow,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(900),
     pytest.mark.filterwarnings("default"),  # Ray itself uses what Ray has deprecated
 ]
 
@@ -47,14 +47,21 @@ def test_a_lost_node_shrinks_the_group_and_training_goes_on(
     try:
         node = cluster.add_node(num_cpus=1)
         ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-        run = threading.Thread(
-            target=run_training, args=(spec, plan_steps(config, shards)), daemon=True
-        )
+        faults: list[BaseException] = []
+
+        def train() -> None:
+            try:
+                run_training(spec, plan_steps(config, shards))
+            except BaseException as error:
+                faults.append(error)
+
+        run = threading.Thread(target=train, daemon=True)
         run.start()
-        _wait_for_step(spec.out, 40)
+        _wait_for_step(spec.out, 40, run)
         cluster.remove_node(node, allow_graceful=False)
         run.join(timeout=400)
         assert not run.is_alive()
+        assert not faults, faults
     finally:
         ray.shutdown()
         cluster.shutdown()
@@ -70,9 +77,9 @@ def test_a_lost_node_shrinks_the_group_and_training_goes_on(
     assert_near(weights(load_model(spec.out, "last").method), weights(alone.method), loose=10)
 
 
-def _wait_for_step(out: Location, step: int, seconds: float = 240) -> None:
+def _wait_for_step(out: Location, step: int, run: threading.Thread, seconds: float = 400) -> None:
     until = time.monotonic() + seconds
-    while time.monotonic() < until:
+    while time.monotonic() < until and run.is_alive():
         lines = read_metrics(out)
         if lines and lines[-1]["step"] >= step:
             return
