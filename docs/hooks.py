@@ -9,6 +9,7 @@ Two comments in a page are replaced, so that the site cannot disagree with the c
 
 from __future__ import annotations
 
+import html
 import os.path
 import re
 from pathlib import Path
@@ -19,7 +20,7 @@ from fsl.backbones import BACKBONES
 from fsl.errors import ConfigError
 from fsl.method import METHODS
 from fsl.registry import Registry
-from fsl.settings_table import as_markdown, settings
+from fsl.settings_table import Setting, settings
 from pipelines.stage import STAGES
 
 ROOT = Path(__file__).parents[1]
@@ -28,6 +29,7 @@ REGISTRIES: dict[str, Registry[Any]] = {
 }
 SETTINGS = re.compile(r"<!-- settings: (\w+) (\w+|\*) -->")
 INCLUDE = re.compile(r"<!-- include: (\S+) -->")
+LONG_DECIMAL = re.compile(r"\d+\.\d{6,}")
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 
 
@@ -62,9 +64,22 @@ def included(name: str, page: str) -> str:
 
 def _table(registry: Registry[Any], name: str) -> str:
     owner = registry.get(name)
-    rows = [row for row in settings(owner.Config) if row.key != registry.tag]
+    rows = [_row(row) for row in settings(owner.Config) if row.key != registry.tag]
     first_line = (owner.__doc__ or "").strip().partition("\n")[0]
-    return f"{first_line}\n\n{as_markdown(rows)}" if rows else f"{first_line} It has no settings."
+    if not rows:
+        return f"{first_line} It has no settings."
+    return "\n".join([f"{first_line}\n", "| key | default | what it is |", "|---|---|---|", *rows])
+
+
+def _row(row: Setting) -> str:
+    """Return three cells; six would be too narrow to read on a page."""
+    small = "; ".join(
+        part for part in (row.type, row.limits, row.range and f"search {row.range}") if part
+    )
+    default = LONG_DECIMAL.sub(lambda match: f"{float(match[0]):.4g}", row.default)
+    text = f"{row.doc}<br><small>{html.escape(small)}</small>"
+    cells = (cell.replace("|", "\\|") for cell in (f"`{row.key}`", default, text))
+    return f"| {' | '.join(cells)} |"
 
 
 def _moved(match: re.Match[str], folder: Path, page: str) -> str:
