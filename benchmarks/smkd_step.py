@@ -1,6 +1,7 @@
 """One SMKD training step against a plain implementation: time and peak memory.
 
     python benchmarks/smkd_step.py                    # both stages, ViT-Ti/16, K = 8192, B = 32
+    python benchmarks/smkd_step.py --vit micro        # a small backbone: mostly heads and losses
     python benchmarks/smkd_step.py --batch 8 --runs 1 # a quick look
 
 A step is forward, loss, backward, clipping, AdamW and EMA on random views (2 x 224, 10 x 96).
@@ -216,7 +217,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     batch = batch_of(arguments)
-    backbone = build_backbone(ViTConfig(size="tiny"), ImageSpec(size=arguments.size))
+    vit = ViTConfig(size=arguments.vit, patch=16)
+    backbone = build_backbone(vit, ImageSpec(size=arguments.size))
     assert isinstance(backbone, TokenBackbone)
     make = Plain(arguments.stage, backbone, arguments.prototypes).step
     step = (
@@ -238,7 +240,15 @@ def compare(arguments: argparse.Namespace, stage: int) -> str:
     for _ in range(arguments.runs):
         for side, results in found.items():
             command = [sys.executable, str(Path(__file__)), "--side", side, "--stage", str(stage)]
-            for name in ("batch", "prototypes", "size", "local_size", "local_views", "steps"):
+            for name in (
+                "vit",
+                "batch",
+                "prototypes",
+                "size",
+                "local_size",
+                "local_views",
+                "steps",
+            ):
                 command += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
             output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
             results.append(json.loads(output))
@@ -256,6 +266,7 @@ def compare(arguments: argparse.Namespace, stage: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--vit", choices=("micro", "nano", "tiny", "small"), default="tiny")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--prototypes", type=int, default=8192)
     parser.add_argument("--size", type=int, default=224)
@@ -270,7 +281,7 @@ def main() -> None:
         print(json.dumps(measure(arguments)))
         return
     print(
-        f"ViT-Ti/16, B = {arguments.batch}, K = {arguments.prototypes}, "
+        f"ViT {arguments.vit}/16, B = {arguments.batch}, K = {arguments.prototypes}, "
         f"2 x {arguments.size} + {arguments.local_views} x {arguments.local_size} px, float32, "
         f"one thread, torch {torch.__version__}, Python {platform.python_version()}, "
         f"{platform.machine()}; {arguments.runs} interleaved pairs\n"

@@ -46,7 +46,8 @@ class CheckReport:
         lines = [str(fault) for fault in self.faults[:SHOWN]]
         if len(self.faults) > SHOWN:
             lines.append(f"... and {len(self.faults) - SHOWN} more")
-        return "\n".join([f"{head}: {len(self.faults)} faults", *lines])
+        count = "1 fault" if len(self.faults) == 1 else f"{len(self.faults)} faults"
+        return "\n".join([f"{head}: {count}", *lines])
 
 
 def check_shards(root: Location, deep: bool = True, progress: bool = True) -> CheckReport:

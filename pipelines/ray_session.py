@@ -58,9 +58,8 @@ class RaySession:
         ray.train.report(numbers, checkpoint=checkpoint, checkpoint_dir_name=name)
 
 
-def train_worker(settings: Mapping[str, Any]) -> dict[str, float]:
-    """Run one worker's part of a training run; Ray Train calls it in each process."""
-    spec: TrainSpec = settings["spec"]
+def run_worker(spec: TrainSpec) -> dict[str, float]:
+    """Run one worker's part of a training run, in a process of Ray Train."""
     begun = time.time()
     if fatal_failure(spec.out) is not None:
         return {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import pickle
 import signal
 import threading
 from collections.abc import Iterator, Mapping
@@ -23,7 +24,8 @@ from fsl import errors
 from fsl.errors import FewShotError, StageError
 from pipelines.checkpoint import DIRECTORY, SCORE, find_checkpoints
 from pipelines.progress import ProgressLine
-from pipelines.ray_session import FAILURES, fatal_failure, read_failures, train_worker
+from pipelines.ray_entry import train_worker
+from pipelines.ray_session import FAILURES, fatal_failure, read_failures
 from pipelines.train_config import ClusterConfig
 from pipelines.trainer import TrainSpec
 
@@ -85,7 +87,7 @@ def run_training(spec: TrainSpec, total_steps: int) -> None:
     (spec.out / FAILURES).delete()
     trainer = TorchTrainer(
         train_worker,  # type: ignore[arg-type]
-        train_loop_config={"spec": spec},
+        train_loop_config={"spec": pickle.dumps(spec)},
         scaling_config=TRAIN.ScalingConfig(
             num_workers=cluster.workers,
             use_gpu=use_gpu,

@@ -48,7 +48,13 @@ class Backbone(nn.Module):
 
 
 class TokenBackbone(Backbone):
-    """A backbone with a grid of patch tokens; `forward` returns the class token."""
+    """A backbone with a grid of patch tokens; `forward` returns the class token.
+
+    Attributes:
+        has_attention: whether `tokens` can return the class token's attention.
+    """
+
+    has_attention: ClassVar[bool] = True
 
     @abstractmethod
     def tokens(

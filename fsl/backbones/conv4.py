@@ -49,6 +49,7 @@ class Conv4(TokenBackbone):
     """Four convolutional stages."""
 
     Config = Conv4Config
+    has_attention = False
 
     def __init__(self, config: Conv4Config, images: ImageSpec) -> None:
         super().__init__(config, images)

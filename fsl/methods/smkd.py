@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+from torch import nn
+
+from fsl.errors import ConfigError
 from fsl.losses.patch_distillation import PatchPlan, matched_plan, released_plan
 from fsl.losses.self_distillation import supervised_fold
 from fsl.losses.soft_cross_entropy import Fold
@@ -36,6 +39,14 @@ class SMKD(Distillation):
 
     Config = SMKDConfig
     config: SMKDConfig
+
+    def __init__(self, config: SMKDConfig, backbone: nn.Module) -> None:
+        super().__init__(config, backbone)
+        if self.needs_attention and not self.backbone.has_attention:
+            raise ConfigError(
+                f"omega: attention needs a backbone with attention, {type(backbone).__name__} has "
+                "none; use omega: uniform, or a transformer"
+            )
 
     @property
     def needs_attention(self) -> bool:

@@ -9,9 +9,12 @@ import torch
 from torch import nn
 
 from fsl.augment import MultiCropConfig
+from fsl.backbones import build_backbone
+from fsl.backbones.conv4 import Conv4Config
 from fsl.config import build
 from fsl.errors import ConfigError
 from fsl.heads import HeadConfig
+from fsl.images import ImageSpec
 from fsl.methods.distillation import Distillation
 from fsl.methods.masked_distillation import MaskedDistillation, MaskedDistillationConfig
 from fsl.methods.smkd import SMKD, SMKDConfig
@@ -173,3 +176,9 @@ def test_a_backbone_without_patch_tokens_is_refused() -> None:
 def test_a_misspelt_setting_is_named() -> None:
     with pytest.raises(ConfigError, match="did you mean 'lambda_patch'"):
         build(SMKDConfig, {"name": "smkd", "lamda_patch": 1.0})
+
+
+def test_attention_weights_need_a_backbone_with_attention() -> None:
+    backbone = build_backbone(Conv4Config(width=8, pool="mean"), ImageSpec(size=32))
+    with pytest.raises(ConfigError, match="Conv4 has none; use omega: uniform"):
+        SMKD(SMKDConfig(omega="attention"), backbone)
