@@ -95,20 +95,27 @@ class ProgressLine:
             self.update()
 
     def _news(self) -> list[dict[str, Any]]:
-        """Return the lines not yet seen; a file that became shorter belongs to a restarted run."""
+        """Return the lines not yet seen; of a file that a restarted run wrote anew, all lines."""
         try:
-            if not self.place.exists():
+            if not self.place.exists() or self.place.size() == self._read:
                 return []
-            size = self.place.size()
-            if size < self._read:
+            content = self._after(self._read)
+            if content is None:
                 self._read = 0
-            if size == self._read:
-                return []
-            with self.place.open_input() as stream:
-                stream.seek(self._read)
-                content = bytes(stream.read())
+                content = self._after(0) or b""
         except StorageError:  # a momentary fault of the storage must not end a training run
             return []
         lines, length = parse_lines(content)
         self._read += length
         return lines
+
+    def _after(self, position: int) -> bytes | None:
+        """Return what follows `position`, or None if no line of the file ends there."""
+        with self.place.open_input() as stream:
+            if position > stream.size():
+                return None
+            stream.seek(max(position - 1, 0))
+            content = bytes(stream.read())
+        if not position:
+            return content
+        return content[1:] if content[:1] == b"\n" else None

@@ -95,3 +95,23 @@ def test_a_window_averages_and_names_the_first_bad_step() -> None:
         StageError, match=r"loss of step 7 is nan; averages around it: rank 2\. Lower"
     ):
         window.close()
+
+
+def test_the_progress_line_survives_a_file_that_a_restarted_run_wrote_anew(tmp_path: Path) -> None:
+    out = Location.parse(tmp_path)
+    lines = [
+        json.dumps({"kind": "train", "step": step, "loss": 1.0, "images_per_second": 1.0})
+        for step in range(1, 40)
+    ]
+    place = tmp_path / "metrics.jsonl"
+    progress = ProgressLine(out, "pretrain", 40)
+    progress.__enter__()
+    try:
+        place.write_text("".join(line + "\n" for line in lines[:9]))
+        progress.update()
+        assert progress.shown["step"] == 9
+        place.write_text("".join(line + "  \n" for line in lines[:12]))  # longer, cut elsewhere
+        progress.update()
+        assert progress.shown["step"] == 12
+    finally:
+        progress.__exit__(None, None, None)
