@@ -33,7 +33,6 @@ from pipelines.accuracies import (
 )
 from pipelines.checkpoint import load_model
 from pipelines.features import model_features, pixel_features
-from pipelines.shards_of import open_shards
 from pipelines.stage import (
     ANY,
     ONE,
@@ -118,11 +117,11 @@ class EvaluateStage(Stage[EvaluateConfig]):
             raise StageError(f"a train stage is called {clash.pop()!r} like a baseline; rename it")
         for shards in inputs_giving(inputs, "shards"):
             if shards.result is not None:
-                check_data(self.config, open_shards(shards.result.path))
+                check_data(self.config, ShardSet.open(shards.result.path))
 
     def run(self, inputs: Mapping[str, StageResult], out: Location) -> Mapping[str, float]:
         """Compute features, answer the episodes, write table and summary."""
-        shard_set = open_shards(inputs_giving(inputs, "shards")[0].path)
+        shard_set = ShardSet.open(inputs_giving(inputs, "shards")[0].path)
         check_data(self.config, shard_set)
         split = shard_set.split(self.config.split)
         banks = seal_banks(self.config, split)

@@ -19,7 +19,6 @@ from pipelines.report.episode import load_bank, shown_episode
 from pipelines.report.history import history
 from pipelines.report.page import Page
 from pipelines.report.patches import masked_views, patch_match
-from pipelines.shards_of import open_shards
 from pipelines.stage import ANY, STAGES, Count, Stage, StageConfig, StageResult, inputs_giving
 
 NAME = "report.html"
@@ -101,10 +100,10 @@ class ReportStage(Stage[ReportConfig]):
 def _shards(inputs: Mapping[str, StageResult], page: Page) -> ShardSet | None:
     """Return the shard set among the inputs, or the one they were made from."""
     for stage in inputs_giving(inputs, "shards"):
-        return open_shards(stage.path)
+        return ShardSet.open(stage.path)
     for record in page.stages.values():
         if record.kind in SHARDS and (record.path / "index.parquet").exists():
-            return open_shards(record.path)
+            return ShardSet.open(record.path)
     return None
 
 

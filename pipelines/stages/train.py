@@ -28,7 +28,6 @@ from pipelines.checkpoint import (
 from pipelines.loader import BatchPlan, build_order
 from pipelines.metric_log import read_metrics
 from pipelines.quiet import prepare_environment
-from pipelines.shards_of import open_shards
 from pipelines.stage import (
     ONE,
     OPTIONAL,
@@ -59,11 +58,11 @@ class TrainStage(Stage[TrainConfig]):
         _check_settings(config)
         for shards in inputs_giving(inputs, "shards"):
             if shards.result is not None:
-                check_data(config, open_shards(shards.result.path))
+                check_data(config, ShardSet.open(shards.result.path))
 
     def run(self, inputs: Mapping[str, StageResult], out: Location) -> Mapping[str, float]:
         """Train, or go on training, to the end."""
-        shard_set = open_shards(inputs_giving(inputs, "shards")[0].path)
+        shard_set = ShardSet.open(inputs_giving(inputs, "shards")[0].path)
         models = inputs_giving(inputs, "model")
         earlier = trained_config(models[0].path) if models else None
         config = resolved(self.config, earlier)
