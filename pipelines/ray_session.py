@@ -8,6 +8,7 @@ directory, and the restarted group ends at once so that the driver can show it.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import time
@@ -28,6 +29,7 @@ from pipelines.checkpoint import SCORE
 from pipelines.trainer import Trainer, TrainSpec
 
 FAILURES = "failures"
+logger = logging.getLogger(__name__)
 
 
 class RaySession:
@@ -91,7 +93,12 @@ def read_failures(out: Location) -> list[dict[str, Any]]:
     place = out / FAILURES
     if not place.exists():
         return []
-    records = [json.loads(item.read_text()) for item in place.list() if item.name[0] != "."]
+    records = []
+    for item in place.list():
+        try:
+            records.append(json.loads(item.read_text()))
+        except ValueError:  # cut short when its worker was killed: it tells nothing
+            logger.warning("%s: not a whole record of a failure", item)
     last = max((record["begun"] for record in records), default=0.0)
     current = [record for record in records if record["failed"] >= last]
     return sorted(current, key=lambda record: float(record["failed"]))

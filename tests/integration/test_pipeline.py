@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import yaml
 
 from data_shards.location import Location
@@ -55,6 +56,7 @@ def test_shards_to_report_and_again(
     place: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     root = str(tmp_path) if place == "disk" else str(request.getfixturevalue("s3_root"))
+    ray.shutdown()  # workers of an earlier test's cluster know nothing of the bucket's credentials
     run_dir = str(Location.parse(root) / "run")
     stages = ["shards", "pretrain", "distill", "evaluate", "report"]
     assert run(run_dir) == dict.fromkeys(stages, "done")
