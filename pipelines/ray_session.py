@@ -94,7 +94,7 @@ def read_failures(out: Location) -> list[dict[str, Any]]:
     if not place.exists():
         return []
     records = []
-    for item in place.list():
+    for item in (item for item in place.list() if not item.name.startswith(".")):
         try:
             records.append(json.loads(item.read_text()))
         except ValueError:  # cut short when its worker was killed: it tells nothing
