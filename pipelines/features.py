@@ -32,7 +32,9 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 1
 PIXEL_SIDE = 14
-"""Side of the pictures whose pixels are the baseline: finer ones are less alike within a class."""
+"""Side of the pictures whose pixels are the baseline. Chosen, among about 28 preparations looked at
+on Omniglot's novel split, to agree with the figures given for raw pixels there (44.8 / 24.0); it is
+not the strongest: 7 pixels gave up to 51.7 % 5-way 1-shot."""
 
 
 def model_features(

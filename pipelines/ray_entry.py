@@ -14,4 +14,5 @@ def train_worker(settings: Mapping[str, bytes]) -> dict[str, float]:
     """Run one worker's part of the training run that `settings["spec"]` describes."""
     from pipelines.ray_session import run_worker  # noqa: PLC0415 - see above
 
-    return run_worker(pickle.loads(settings["spec"]))
+    spec = pickle.loads(settings["spec"])  # from our own driver, never from a file
+    return run_worker(spec)

@@ -49,10 +49,20 @@ def train(spec: TrainSpec) -> Mapping[str, Tensor]:
     return weights(trainer.method)
 
 
+VIEWS = {"crops": {"global_size": 16, "local_size": 8, "local_views": 2}}
+SMALL_HEAD = {"head": {"prototypes": 32, "hidden": 32, "bottleneck": 16, "norm": "batch"}}
+METHODS = [
+    {"name": "toy"},
+    {"name": "masked_distillation", **VIEWS, **SMALL_HEAD},
+    {"name": "smkd", **VIEWS, **SMALL_HEAD},
+]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method["name"])
 def test_a_run_killed_in_mid_epoch_ends_with_the_same_weights(
-    shards: ShardSet, tmp_path: Path
+    method: dict[str, Any], shards: ShardSet, tmp_path: Path
 ) -> None:
-    config = toy_config()
+    config = toy_config(method=method)
     expected = train(toy_spec(config, shards, tmp_path / "through"))
     spec = toy_spec(config, shards, tmp_path / "killed")
     with pytest.raises(Killed):
