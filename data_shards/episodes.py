@@ -17,19 +17,14 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
+from data_shards.episode_draws import I32, classes_large_enough, draw_classes, draw_rows
 from data_shards.location import Location
 from data_shards.manifest import Split
-from data_shards.permutation import U64, hash_key, hash_with, mix
-from fsl.errors import ConfigError, ShardError
-
-I32 = NDArray[np.int32]
+from fsl.errors import ShardError
 
 FORMAT = 1
 METADATA_KEY = b"fewshot-episodes"
-CHUNK = 4 << 20  # hashes at a time
-CLASSES, IMAGES = 11, 12  # keep the hashes of classes and images apart
 
 
 @dataclass(frozen=True)
@@ -80,10 +75,10 @@ class EpisodeBank:
         Raises:
             ConfigError: fewer classes with enough images than ways.
         """
-        large = _classes_large_enough(split, ways, shots, queries, tasks)
+        large = classes_large_enough(split, ways, shots, queries, tasks)
         numbers = np.arange(tasks)
-        classes = large[_draw_classes(len(large), ways, numbers, seed)]
-        rows = _draw_rows(split, classes, numbers, seed, wanted=shots + (queries or 0))
+        classes = large[draw_classes(len(large), ways, numbers, seed)]
+        rows = draw_rows(split, classes, numbers, seed, wanted=shots + (queries or 0))
         return cls(
             split.name,
             split.shard_set.digest,
@@ -173,68 +168,6 @@ class EpisodeBank:
             "shots": self.shots,
             "queries": self.queries,
         }
-
-
-def _classes_large_enough(
-    split: Split, ways: int, shots: int, queries: int | None, tasks: int
-) -> I32:
-    """Return the classes with images for shots and queries, at least `ways` of them."""
-    where = f"episodes of split {split.name!r}"
-    for name, value in (("ways", ways), ("shots", shots), ("queries", queries), ("tasks", tasks)):
-        if value is not None and value < 1:
-            raise ConfigError(f"{where}: {name}: {value}; use 1 or more")
-    counts = split.class_rows().counts
-    needed = shots + (queries or 1)
-    large = np.flatnonzero(counts >= needed).astype(np.int32)
-    if ways > len(large):
-        each = "1 query at least" if queries is None else f"{queries} queries"
-        raise ConfigError(
-            f"{where}: ways: {ways}, but of its {len(counts)} classes {len(large)} have the "
-            f"{needed} images for {shots} shots and {each}; use fewer ways, shots or queries"
-        )
-    return large
-
-
-def _draw_classes(count: int, ways: int, numbers: NDArray[np.int64], seed: int) -> I32:
-    """Return the classes of each episode, (E, W), in random order."""
-    found = np.empty((len(numbers), ways), np.int32)
-    step = max(1, CHUNK // count)
-    every = mix(np.arange(1, count + 1, dtype=np.uint64))  # (C,)
-    for start in range(0, len(numbers), step):
-        keys = hash_with(hash_key(seed, CLASSES), numbers[start : start + step])  # (e,)
-        found[start : start + step] = _smallest(mix(keys[:, None] ^ every), ways)  # (e, W)
-    return found
-
-
-def _draw_rows(
-    split: Split, classes: I32, numbers: NDArray[np.int64], seed: int, *, wanted: int
-) -> I32:
-    """Return `wanted` different rows of each way, (E, W, wanted), in random order."""
-    grouped = split.class_rows()
-    largest = int(grouped.counts.max())
-    every = mix(np.arange(1, len(split) + 1, dtype=np.uint64))  # (N,)
-    found = np.empty((*classes.shape, wanted), np.int32)
-    step = max(1, CHUNK // (classes.shape[1] * largest))
-    slot = np.arange(largest)
-    for start in range(0, len(numbers), step):
-        label = classes[start : start + step]  # (e, W)
-        inside = slot < grouped.counts[label][..., None]  # (e, W, largest)
-        rows = grouped.rows[np.where(inside, grouped.starts[label][..., None] + slot, 0)]
-        keys = hash_with(hash_key(seed, IMAGES), numbers[start : start + step])  # (e,)
-        ranks = mix(keys[:, None, None] ^ every[rows])
-        ranks[~inside] = np.iinfo(np.uint64).max  # smaller classes end before the largest
-        chosen = _smallest(ranks, wanted)
-        found[start : start + step] = np.take_along_axis(rows, chosen, -1)  # (e, W, wanted)
-    return found
-
-
-def _smallest(ranks: U64, count: int) -> NDArray[np.int64]:
-    """Return the positions of the `count` smallest of the last axis, smallest first."""
-    if count >= ranks.shape[-1]:
-        return np.argsort(ranks, -1, kind="stable")
-    nearest = np.argpartition(ranks, count, -1)[..., :count]
-    order = np.argsort(np.take_along_axis(ranks, nearest, -1), -1, kind="stable")
-    return np.take_along_axis(nearest, order, -1)
 
 
 def _as_lists(array: I32) -> pa.Array:

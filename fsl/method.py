@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fsl.batchers import Batcher
+from fsl.batchers import Batcher, EpisodeBatcher
 from fsl.config import Section, tagged
 from fsl.images import ImageSpec
 from fsl.registry import Registry
@@ -49,10 +49,11 @@ class Method(nn.Module, ABC, Generic[B]):
 
     @classmethod
     @abstractmethod
-    def batcher(cls, config: Any, images: ImageSpec, grid_of: Any) -> Batcher:
+    def batcher(cls, config: Any, images: ImageSpec, grid_of: Any) -> Batcher | EpisodeBatcher:
         """Return the picklable function (decoded images, labels, seeds) -> batch.
 
         It runs in loader workers and is pure: the same images and seeds give the same batch.
+        Methods that consume episodes return an `EpisodeBatcher`, all others a `Batcher`.
         `grid_of(size)` is the backbone's patch grid (h, w) for square images of that size.
         """
 
@@ -87,12 +88,30 @@ class Method(nn.Module, ABC, Generic[B]):
         flat: Tensor = self.backbone(images.flatten(0, -4))
         return flat.reshape(*images.shape[:-3], -1)
 
+    def encode(self, images: Tensor) -> Tensor:
+        """Return what `logits` needs of each image, (..., C, H, W) -> (..., *F).
+
+        Default: its features. Evaluation calls it once per image, whatever the number of tasks.
+        """
+        return self.embed(images)
+
+    def logits(self, support: Tensor, support_labels: Tensor, query: Tensor, ways: int) -> Tensor:
+        """Return query logits (T, Q, W), float32. Default: cosine similarity to the class means.
+
+        Args:
+            support: encoded support images (T, S, *F).
+            support_labels: (T, S), 0..ways-1 in any order; shots may differ between classes.
+            query: encoded query images (T, Q, *F).
+            ways: number of classes W.
+        """
+        means = class_means(support, support_labels, ways)  # (T, W, D)
+        with torch.autocast(query.device.type, enabled=False):
+            return F.normalize(query.float(), dim=-1) @ F.normalize(means, dim=-1).mT
+
     def classify(self, episode: Episode) -> Tensor:
-        """Return query logits (T, Q, W): cosine similarity to the class means."""
-        support = self.embed(episode.support_images)  # (T, S, D)
-        query = self.embed(episode.query_images)  # (T, Q, D)
-        means = class_means(support, episode.support_labels, episode.ways)  # (T, W, D)
-        return F.normalize(query, dim=-1) @ F.normalize(means, dim=-1).mT
+        """Return query logits (T, Q, W) of an episode of images."""
+        support, query = self.encode(episode.support_images), self.encode(episode.query_images)
+        return self.logits(support, episode.support_labels, query, episode.ways)
 
 
 METHODS: Registry[type[Method[Any]]] = Registry("method", "fsl.methods", "fsl.methods")
@@ -109,4 +128,5 @@ def class_means(features: Tensor, labels: Tensor, ways: int) -> Tensor:
     """Mean feature of each class, (T, S, D) and labels (T, S) -> (T, W, D), in float32."""
     one_hot = F.one_hot(labels, ways).to(torch.float32).mT  # (T, W, S)
     counts = one_hot.sum(-1, keepdim=True).clamp_min(1)  # (T, W, 1)
-    return (one_hot / counts) @ features.float()
+    with torch.autocast(features.device.type, enabled=False):
+        return (one_hot / counts) @ features.float()

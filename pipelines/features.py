@@ -25,7 +25,7 @@ from data_shards.manifest import Split
 from fsl.config import digest
 from fsl.images import ImageSpec
 from pipelines.checkpoint import LoadedModel
-from pipelines.loader import ImageStore
+from pipelines.image_store import ImageStore
 from pipelines.validation import ImageChunks
 
 logger = logging.getLogger(__name__)

@@ -1,11 +1,8 @@
 """Batches of one training process, exact whatever the world size, loader workers or kill point.
 
-Global step s of an epoch takes the positions [s*B, (s+1)*B) of the epoch's order; they are cut
-into R*M consecutive parts for R ranks with M micro-batches each. One item of the data set is one
-such part, ready for the network. A DataLoader keeps the order of items for any number of
-processes, so resuming is starting at another item.
-
-Letters: B global batch size, R ranks, M micro-batches per rank and step.
+One item of the data set is one part of a step (see `batch_plan`), ready for the network. A
+DataLoader keeps the order of items for any number of processes, so resuming is starting at
+another item.
 """
 
 from __future__ import annotations
@@ -18,82 +15,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from data_shards.decode import decode_image
-from data_shards.manifest import Split
-from data_shards.order import ClassBalancedOrder, Order, ShuffledOrder, sample_seeds
-from data_shards.reader import Reader
-from fsl.batchers import Batcher
-from fsl.errors import ConfigError
-from pipelines.train_config import DataConfig, OrderConfig
-
-
-def build_order(config: OrderConfig, split: Split, seed: int) -> Order:
-    """Return the order that `config` describes."""
-    if config.images_per_class is not None:
-        return ClassBalancedOrder(split.labels, config.images_per_class, seed)
-    return ShuffledOrder(split.shard_sizes, seed, config.shuffle_block)
-
-
-class Part(NamedTuple):
-    """What one rank takes in one micro-batch."""
-
-    epoch: int
-    positions: NDArray[np.int64]  # (n,) within the epoch
-    weight: float
-    """Factor of the mean loss over the part: the mean over ranks of the weighted losses, summed
-    over micro-batches, is then the mean over the global batch, also when parts are uneven."""
-
-
-@dataclass(frozen=True)
-class BatchPlan:
-    """Division of an epoch into steps, ranks and micro-batches."""
-
-    positions: int
-    batch_size: int
-    keep_incomplete: bool
-    world_size: int
-    micro_batches: int
-
-    @classmethod
-    def of(cls, data: DataConfig, positions: int, world_size: int) -> BatchPlan:
-        """Return the plan of an epoch of `positions`; refuses what cannot be divided."""
-        if data.batch_size > positions and data.incomplete == "drop":
-            raise ConfigError(
-                f"data.batch_size: {data.batch_size} images, but an epoch of split {data.split!r} "
-                f"has {positions}; lower it, or set data.incomplete to keep"
-            )
-        if data.batch_size < world_size:
-            raise ConfigError(
-                f"data.batch_size: {data.batch_size} images cannot be shared by {world_size} "
-                "workers; raise it, or lower cluster.workers"
-            )
-        share = -(-data.batch_size // world_size)
-        micro_batches = -(-data.batch_size // (world_size * min(data.micro_batch or share, share)))
-        keep = data.incomplete == "keep"
-        return cls(positions, data.batch_size, keep, world_size, micro_batches)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimizer steps of an epoch."""
-        whole = self.positions // self.batch_size
-        return whole + (self.keep_incomplete and self.positions % self.batch_size > 0)
-
-    def part(self, step: int, rank: int, micro: int) -> Part:
-        """Return what `rank` takes in micro-batch `micro` of the run's step `step`."""
-        epoch, local = divmod(step, self.steps_per_epoch)
-        first = local * self.batch_size
-        size = min(self.batch_size, self.positions - first)
-        parts = self.world_size * self.micro_batches
-        index = rank * self.micro_batches + micro
-        start, stop = index * size // parts, (index + 1) * size // parts
-        if start == stop:  # fewer images than parts: repeat one at no weight, all ranks must step
-            return Part(epoch, np.array([first + min(start, size - 1)]), 0.0)
-        weight = (stop - start) * self.world_size / size
-        return Part(epoch, np.arange(first + start, first + stop), weight)
+from data_shards.episode_sampler import EpisodeSampler
+from data_shards.order import Order, sample_seeds
+from fsl.batchers import Batcher, EpisodeBatcher, EpisodeLayout
+from fsl.types import Episode
+from pipelines.batch_plan import BatchPlan
+from pipelines.image_store import ImageStore, Store
+from pipelines.train_config import DataConfig
 
 
 class TraceEntry(NamedTuple):
@@ -124,44 +55,14 @@ class LocalBatch:
         return replace(self, batch=replace(self.batch, **tensors))
 
 
-class ImageStore:
-    """Decoded images of a split by row, read from the shards or kept in memory."""
-
-    def __init__(self, split: Split, mode: str, keep: bool = False) -> None:
-        self.split, self.mode = split, mode
-        self.reader = Reader(split)
-        self.pixels: Tensor | None = None  # all images, one after the other
-        if keep:
-            self._fill()
-
-    def images(self, rows: NDArray[np.int64]) -> list[Tensor]:
-        """Return the images of `rows`, each (C, H, W) uint8."""
-        if self.pixels is None:
-            return self._decode(rows)
-        return [self._kept(int(row)) for row in rows]
-
-    def _decode(self, rows: NDArray[np.int64]) -> list[Tensor]:
-        payloads = self.reader.read(rows)
-        return [
-            decode_image(payload, self.mode, self.reader.where(int(row)))  # type: ignore[arg-type]
-            for payload, row in zip(payloads, rows, strict=True)
-        ]
-
-    def _fill(self) -> None:
-        """Decode everything once; torch shares the memory with loader processes."""
-        images = self._decode(np.arange(len(self.split)))
-        self.shapes = [tuple(image.shape) for image in images]
-        self.starts = np.cumsum([0, *(image.numel() for image in images)])
-        pixels = torch.cat([image.flatten() for image in images])
-        self.pixels = pixels.share_memory_()  # type: ignore[no-untyped-call]
-
-    def _kept(self, row: int) -> Tensor:
-        assert self.pixels is not None
-        return self.pixels[self.starts[row] : self.starts[row + 1]].view(self.shapes[row])
-
-
 class StepDataset(Dataset[LocalBatch]):
     """Item i is micro-batch i % M of step i // M, for one rank."""
+
+    plan: BatchPlan
+
+
+class ImageSteps(StepDataset):
+    """Batches of images in an order."""
 
     def __init__(
         self,
@@ -195,6 +96,69 @@ class StepDataset(Dataset[LocalBatch]):
                 )
             )
         return LocalBatch(batch, len(rows), weight, trace)
+
+
+class EpisodeSteps(StepDataset):
+    """Batches of tasks; task number n of the run is position n of an endless order.
+
+    Args:
+        store: images of all pools of the sampler.
+        sampler: which images make a task.
+        plan: division of an epoch's tasks.
+        batcher: images -> tasks.
+        rank: this process.
+        trace: also return digests of what was made.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        sampler: EpisodeSampler,
+        plan: BatchPlan,
+        batcher: EpisodeBatcher,
+        *,
+        rank: int,
+        trace: bool = False,
+    ) -> None:
+        self.store, self.sampler, self.plan = store, sampler, plan
+        self.batcher, self.rank, self.trace = batcher, rank, trace
+
+    def __getitem__(self, item: int) -> LocalBatch:
+        """Return one micro-batch."""
+        step, micro = divmod(item, self.plan.micro_batches)
+        epoch, positions, weight = self.plan.part(step, self.rank, micro)
+        tasks = self.sampler.rows(epoch * self.plan.positions + positions)
+        rows = np.concatenate([tasks.support, tasks.query], 1)  # (T, S + Q)
+        layout = EpisodeLayout(
+            tasks.numbers,
+            torch.from_numpy(tasks.support_labels),
+            torch.from_numpy(tasks.query_labels),
+            tasks.ways,
+        )
+        flat = rows.ravel()
+        seeds = self.sampler.seeds(tasks.numbers, rows.shape[1]).ravel().tolist()
+        labels = self.sampler.labels[flat].tolist()
+        batch = self.batcher(self.store.images(flat), labels, seeds, layout)
+        trace: tuple[TraceEntry, ...] = ()
+        if self.trace and weight > 0:
+            trace = tuple(
+                TraceEntry(epoch, position, f"task {number}", digest)
+                for position, number, digest in zip(
+                    positions.tolist(), tasks.numbers.tolist(), task_digests(batch), strict=True
+                )
+            )
+        return LocalBatch(batch, len(flat), weight, trace)
+
+
+def task_digests(batch: Episode) -> list[str]:
+    """Return a digest per task of everything in it."""
+    hashes = [hashlib.sha256() for _ in batch.support_labels]
+    for field in fields(batch):
+        value = getattr(batch, field.name)
+        for index, digest in enumerate(hashes):
+            part = value[index].numpy() if isinstance(value, Tensor) else np.int64(value)
+            digest.update(part.tobytes())
+    return [digest.hexdigest()[:16] for digest in hashes]
 
 
 def image_digests(batch: Any, images: int) -> list[str]:

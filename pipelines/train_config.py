@@ -10,11 +10,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from data_shards.episode_designs import FixedEpisodes
 from fsl.backbones import AnyBackboneConfig
 from fsl.config import RuntimeOnly, Section
 from fsl.images import ImageSpec
-from fsl.method import AnyMethodConfig
+from fsl.method import METHODS, AnyMethodConfig
 from fsl.search_space import Choice, Uniform
+from fsl.types import Episode
 from pipelines.stage import StageConfig
 
 
@@ -42,24 +44,28 @@ class OrderConfig(Section):
 class DataConfig(Section):
     """Which images are trained on, and in what portions."""
 
-    split: str = "base"
-    """Split of the shard set."""
+    split: str | Annotated[tuple[str, ...], Field(min_length=1)] = "base"
+    """Split of the shard set. Methods that learn from episodes take several: each task comes from
+    one of them, in proportion to their numbers of classes."""
     batch_size: Annotated[int, Field(ge=1, le=65536), Choice(32, 64, 128, 256)] = 64
-    """Images of one optimizer step, over all workers."""
+    """Images of one optimizer step, over all workers. Not for methods that learn from episodes."""
     order: OrderConfig = OrderConfig()
     """Order of the images."""
     incomplete: Literal["drop", "keep"] = "drop"
     """What becomes of an epoch's last, incomplete batch. Kept, it is padded with repetitions that
     weigh nothing when it has fewer images than there are workers and micro-batches."""
     micro_batch: Annotated[int, Field(ge=1)] | None = None
-    """Most images that one worker passes through the network at once; a larger share is
-    accumulated. Losses over pairs see the pairs within a micro-batch. Null: the whole share."""
+    """Most images (or tasks) that one worker passes through the network at once; a larger share
+    is accumulated. Losses over pairs see the pairs within a micro-batch. Null: the whole share."""
     loader_workers: Annotated[int, Field(ge=0, le=64), RuntimeOnly] = 0
     """Processes per worker that decode and augment; 0 does it in the training process."""
     prefetch: Annotated[int, Field(ge=1, le=64), RuntimeOnly] = 2
     """Batches each loader process makes ahead."""
     cache: Annotated[Literal["none", "decoded"], RuntimeOnly] = "none"
     """`decoded` keeps all decoded images of the split in memory: for small images."""
+
+
+_IMAGE_BATCHES = ("batch_size", "order", "incomplete")
 
 
 class ClipConfig(Section):
@@ -194,6 +200,8 @@ class TrainConfig(StageConfig):
     """What is learnt."""
     data: DataConfig = DataConfig()
     """Images and batches."""
+    episodes: FixedEpisodes | None = None
+    """Training tasks, for methods that learn from episodes (and only for them)."""
     optim: OptimConfig = OptimConfig()
     """Optimizer."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -210,3 +218,33 @@ class TrainConfig(StageConfig):
     """Start from the train stage in `needs`, if there is one."""
     log_every: Annotated[int, Field(ge=1), RuntimeOnly] = 10
     """Steps between two lines of metrics."""
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits trained on."""
+        return (self.data.split,) if isinstance(self.data.split, str) else self.data.split
+
+    @model_validator(mode="after")
+    def _batches_fit_the_method(self) -> Self:
+        kind = METHODS.get(self.method.name)
+        if kind.batch_type is not Episode:
+            if self.episodes is not None:
+                raise ValueError(
+                    f"episodes: method {self.method.name!r} does not learn from episodes; remove "
+                    "the section, and set data.batch_size"
+                )
+            if len(self.splits) > 1:
+                raise ValueError("data.split: only methods that learn from episodes take several")
+            return self
+        if self.episodes is None:
+            raise ValueError(
+                f"episodes: method {self.method.name!r} learns from episodes; say which, e.g. "
+                "episodes: {name: fixed, ways: 20, shots: 1, queries: 5}"
+            )
+        for name in _IMAGE_BATCHES:
+            if getattr(self.data, name) != DataConfig.model_fields[name].default:
+                raise ValueError(
+                    f"data.{name}: method {self.method.name!r} learns from episodes, not from "
+                    "batches of images; remove it, and set episodes.per_step"
+                )
+        return self

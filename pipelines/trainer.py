@@ -23,7 +23,7 @@ from torch import distributed as dist
 from data_shards.episodes import EpisodeBank
 from data_shards.location import Location
 from data_shards.manifest import ShardSet
-from fsl.method import METHODS, Method
+from fsl.method import Method
 from fsl.types import Progress
 from pipelines.checkpoint import (
     SCORE,
@@ -33,12 +33,13 @@ from pipelines.checkpoint import (
     open_checkpoint,
     write_checkpoint,
 )
-from pipelines.loader import BatchPlan, ImageStore, StepDataset, batches, build_order
+from pipelines.loader import batches
 from pipelines.metric_log import MetricLog
 from pipelines.optim import Schedules, build_optimizer
 from pipelines.session import Session
 from pipelines.stepper import Stepper, step_seed
 from pipelines.train_config import TrainConfig
+from pipelines.training_data import build_data_set, build_plan
 from pipelines.validation import Validator
 from pipelines.window import MetricWindow
 
@@ -80,9 +81,8 @@ class Trainer:
     def __init__(self, spec: TrainSpec, session: Session) -> None:
         self.spec, self.session, self.config = spec, session, spec.config
         self.seed = spec.config.seed or 0
-        split = ShardSet.open(spec.shards).split(self.config.data.split)
-        order = build_order(self.config.data.order, split, self.seed)
-        self.plan = BatchPlan.of(self.config.data, len(order), session.world_size)
+        shard_set = ShardSet.open(spec.shards)
+        self.plan = build_plan(self.config, shard_set, session.world_size)
         self.total_steps = self.config.optim.epochs * self.plan.steps_per_epoch
         self.saved_at = time.monotonic()
         self.suspicions = 0
@@ -96,7 +96,7 @@ class Trainer:
             config=self.config,
             session=session,
         )
-        self._build_data(split, order)
+        self._build_data(shard_set)
 
     def _build_model(self) -> None:
         config, session = self.config, self.session
@@ -125,20 +125,15 @@ class Trainer:
                     if self.config.init.restore == "all":
                         checkpoint.restore_training(self.method, self.optimizer, self.scaler)
 
-    def _build_data(self, split: Any, order: Any) -> None:
+    def _build_data(self, shard_set: ShardSet) -> None:
         config, session = self.config, self.session
         assert config.images is not None
-        batcher = METHODS.get(config.method.name).batcher(
-            config.method, config.images, getattr(self.method.backbone, "grid", None)
-        )
-        store = ImageStore(split, config.images.mode, keep=config.data.cache == "decoded")
-        self.data_set = StepDataset(
-            store, order, self.plan, batcher, seed=self.seed, rank=session.rank
-        )
+        grid_of = getattr(self.method.backbone, "grid", None)
+        self.data_set = build_data_set(config, shard_set, self.plan, grid_of, session.rank)
         self.validator: Validator | None = None
         if self.spec.bank is not None:
             self.validator = Validator(
-                split.shard_set.split(config.validation.split),
+                shard_set.split(config.validation.split),
                 EpisodeBank.load(self.spec.bank),
                 config.images,
                 batch_size=config.validation.batch_size,

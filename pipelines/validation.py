@@ -1,6 +1,6 @@
 """Few-shot accuracy on the validation classes while training: the same sealed tasks each time.
 
-The images of the tasks are shared out over the ranks, each embeds its own, the features are
+The images of the tasks are shared out over the ranks, each encodes its own, these are
 gathered, and every rank computes the same accuracy.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,11 +20,12 @@ from torch.utils.data import DataLoader, Dataset
 from data_shards.episodes import EpisodeBank
 from data_shards.manifest import Split
 from fsl.augment import evaluation_images
-from fsl.evaluation import prototype_accuracies
 from fsl.images import ImageSpec
 from fsl.method import Method
 from fsl.metrics import MeanCI, mean_ci95
-from pipelines.loader import ImageStore, share_imports
+from fsl.task_scores import method_scores
+from pipelines.image_store import ImageStore
+from pipelines.loader import share_imports
 
 
 class ImageChunks(Dataset[Tensor]):
@@ -87,14 +89,13 @@ class Validator:
         """Return the accuracy over the tasks; all ranks must call it together."""
         method.eval()
         with autocast:
-            parts = [method.embed(chunk.to(device)).float() for chunk in self._loader()]
-        method.train()
+            parts = [method.encode(chunk.to(device)).float() for chunk in self._loader()]
         own = torch.cat(parts) if parts else torch.zeros(0, 1, device=device)
-        features = self._gathered(own)
-        accuracies = prototype_accuracies(
-            features, self.labels.to(device), self.support.to(device), self.query.to(device)
-        )
-        return mean_ci95(accuracies)
+        encoded = self._gathered(own)
+        tasks = (self.labels, self.support, self.query)
+        scores = method_scores(method, encoded, *(part.to(device) for part in tasks))
+        method.train()
+        return mean_ci95(scores.accuracies)
 
     def _loader(self) -> Iterator[Tensor]:
         workers = min(self.loader_workers, len(self.chunks))
@@ -109,13 +110,14 @@ class Validator:
         return iter(loader)
 
     def _gathered(self, own: Tensor) -> Tensor:
-        """Return the features of all rows, (N, D), from each rank's share."""
+        """Return all rows, (N, *F), from each rank's share."""
         if self.world_size == 1:
             return own
-        width = torch.tensor([own.shape[1]], device=own.device)
-        dist.all_reduce(width, op=dist.ReduceOp.MAX)  # a rank without rows does not know D
-        padded = own.new_zeros(self.share, int(width))
-        padded[: len(own), : own.shape[1]] = own
+        shapes: list[Any] = [None] * self.world_size
+        dist.all_gather_object(shapes, tuple(own.shape[1:]) if len(own) else None)
+        shape = next(shape for shape in shapes if shape is not None)  # a rank may have no rows
+        padded = own.new_zeros(self.share, *shape)
+        padded[: len(own)] = own.reshape(-1, *shape)
         shares = [torch.empty_like(padded) for _ in range(self.world_size)]
         dist.all_gather(shares, padded)
         return torch.cat(shares)[: len(self.labels)]

@@ -1,6 +1,7 @@
 """Our methods; importing this package registers them."""
 
 from fsl.methods.masked_distillation import MaskedDistillation
+from fsl.methods.protonet import ProtoNet
 from fsl.methods.smkd import SMKD
 
-__all__ = ["SMKD", "MaskedDistillation"]
+__all__ = ["SMKD", "MaskedDistillation", "ProtoNet"]

@@ -13,7 +13,7 @@ from data_shards.episodes import EpisodeBank
 from data_shards.location import Location
 from data_shards.manifest import Split
 from fsl.evaluation import prototype_predictions
-from pipelines.loader import ImageStore
+from pipelines.image_store import ImageStore
 from pipelines.report.pictures import png
 
 SHOWN_QUERIES = 6

@@ -14,7 +14,7 @@ from fsl.methods.distillation import Distillation
 from pipelines.accuracies import read_summary
 from pipelines.checkpoint import LoadedModel, load_model
 from pipelines.features import model_features
-from pipelines.loader import ImageStore
+from pipelines.image_store import ImageStore
 from pipelines.report.episode import load_bank, shown_episode
 from pipelines.report.history import history
 from pipelines.report.page import Page

@@ -25,7 +25,6 @@ from pipelines.checkpoint import (
     trained_config,
     write_pointers,
 )
-from pipelines.loader import BatchPlan, build_order
 from pipelines.metric_log import read_metrics
 from pipelines.quiet import prepare_environment
 from pipelines.stage import (
@@ -40,6 +39,7 @@ from pipelines.stage import (
 )
 from pipelines.train_config import TrainConfig
 from pipelines.trainer import TrainSpec
+from pipelines.training_data import build_plan
 
 BANKS = "banks"
 
@@ -110,7 +110,7 @@ def _planned_config(config: TrainConfig, inputs: Mapping[str, PlannedStage]) -> 
 
 def _check_settings(config: TrainConfig) -> None:
     """Refuse settings that contradict each other whatever the data."""
-    if config.data.batch_size < config.cluster.most:
+    if config.episodes is None and config.data.batch_size < config.cluster.most:
         raise StageError(
             f"data.batch_size: {config.data.batch_size} images cannot be shared by "
             f"{config.cluster.most} workers; raise it, or lower cluster.workers"
@@ -138,9 +138,7 @@ def check_data(config: TrainConfig, shard_set: ShardSet) -> None:
 
 def plan_steps(config: TrainConfig, shard_set: ShardSet) -> int:
     """Return the optimizer steps of the run."""
-    split = shard_set.split(config.data.split)
-    order = build_order(config.data.order, split, config.seed or 0)
-    plan = BatchPlan.of(config.data, len(order), config.cluster.most)
+    plan = build_plan(config, shard_set, config.cluster.most)
     return config.optim.epochs * plan.steps_per_epoch
 
 

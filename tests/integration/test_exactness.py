@@ -13,10 +13,13 @@ from fsl.augment import MultiCropBatcher
 from fsl.config import build
 from fsl.images import ImageSpec
 from fsl.method import METHODS
+from pipelines.batch_plan import BatchPlan
 from pipelines.checkpoint import load_model, write_pointers
-from pipelines.loader import BatchPlan, ImageStore, StepDataset, TraceEntry, batches, build_order
+from pipelines.image_store import ImageStore
+from pipelines.loader import ImageSteps, TraceEntry, batches
 from pipelines.metric_log import read_metrics
 from pipelines.train_config import DataConfig
+from pipelines.training_data import build_order
 from tests import train_script
 from tests.toy_training import IMAGES, assert_near, toy_shards, weights
 
@@ -28,7 +31,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
     return toy_shards(tmp_path_factory.mktemp("shards"))
 
 
-def smkd_set(shards: ShardSet, rank: int, world: int, data: DataConfig) -> StepDataset:
+def smkd_set(shards: ShardSet, rank: int, world: int, data: DataConfig) -> ImageSteps:
     """Crops and block masks of SMKD's first stage."""
     images = ImageSpec.model_validate(IMAGES)
     method = METHODS.get("masked_distillation")
@@ -38,7 +41,7 @@ def smkd_set(shards: ShardSet, rank: int, world: int, data: DataConfig) -> StepD
     split = shards.split("base")
     order = build_order(data.order, split, 5)
     plan = BatchPlan.of(data, len(order), world)
-    return StepDataset(
+    return ImageSteps(
         ImageStore(split, "grey"), order, plan, batcher, seed=5, rank=rank, trace=True
     )
 

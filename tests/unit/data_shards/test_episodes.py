@@ -58,7 +58,7 @@ def test_an_episode_does_not_depend_on_how_many_there_are(
 ) -> None:
     split = virtual(*[20] * 9)
     many = EpisodeBank.make(split, 4, 1, 5, tasks=300, seed=7)
-    monkeypatch.setattr("data_shards.episodes.CHUNK", 1000)
+    monkeypatch.setattr("data_shards.episode_draws.CHUNK", 1000)
     few = EpisodeBank.make(split, 4, 1, 5, tasks=17, seed=7)
     assert few.query is not None
     assert many.query is not None

@@ -14,16 +14,11 @@ from fsl.augment import LabelledBatcher, SingleViewConfig
 from fsl.errors import ConfigError, ShardError
 from fsl.images import ImageSpec
 from fsl.types import MultiViewBatch
-from pipelines.loader import (
-    BatchPlan,
-    ImageStore,
-    StepDataset,
-    TraceEntry,
-    batches,
-    build_order,
-    image_digests,
-)
+from pipelines.batch_plan import BatchPlan
+from pipelines.image_store import ImageStore
+from pipelines.loader import ImageSteps, TraceEntry, batches, image_digests
 from pipelines.train_config import DataConfig, OrderConfig
+from pipelines.training_data import build_order
 from tests.toy_training import IMAGES, toy_shards
 
 SPEC = ImageSpec.model_validate(IMAGES)
@@ -34,14 +29,14 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
     return toy_shards(tmp_path_factory.mktemp("shards"))
 
 
-def data_set(shards: ShardSet, rank: int = 0, world: int = 1, **data: object) -> StepDataset:
+def data_set(shards: ShardSet, rank: int = 0, world: int = 1, **data: object) -> ImageSteps:
     config = DataConfig.model_validate({"batch_size": 20, **data})
     split = shards.split("base")
     order = build_order(config.order, split, seed=3)
     plan = BatchPlan.of(config, len(order), world)
     store = ImageStore(split, "grey", keep=config.cache == "decoded")
     batcher = LabelledBatcher(SPEC, SingleViewConfig())
-    return StepDataset(store, order, plan, batcher, seed=3, rank=rank, trace=True)
+    return ImageSteps(store, order, plan, batcher, seed=3, rank=rank, trace=True)
 
 
 def trace(shards: ShardSet, world: int, steps: range, **data: object) -> list[list[TraceEntry]]:

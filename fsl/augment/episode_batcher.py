@@ -1,0 +1,85 @@
+"""Decoded images of training tasks -> `Episode`; feature vectors are stacked as they are.
+
+Letters in shapes: T tasks, S support images, Q queries, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from fsl.augment.config import SingleViewConfig
+from fsl.augment.draws import Stream, as_seeds
+from fsl.augment.evaluation import check_image, evaluation_images
+from fsl.augment.views import make_views, prepared
+from fsl.batchers import EpisodeLayout
+from fsl.images import ImageSpec
+from fsl.types import Episode
+
+
+class EpisodicBatcher:
+    """A `fsl.batchers.EpisodeBatcher`.
+
+    Args:
+        images: colour mode, normalisation and side of the views.
+        view: settings of one random view of each image; None gives the evaluation view. Quarter
+            turns are drawn per class and task: a turned class is another class.
+    """
+
+    varies = False
+    """Whether tasks of one batch may come out in different shapes."""
+
+    def __init__(self, images: ImageSpec, view: SingleViewConfig | None = None) -> None:
+        self.images, self.view = images, view
+
+    def __call__(
+        self,
+        images: Sequence[Tensor],
+        labels: Sequence[int],
+        seeds: Sequence[int],
+        layout: EpisodeLayout,
+    ) -> Episode:
+        """Return the tasks, stacked; see `fsl.batchers.EpisodeBatcher`."""
+        tasks, shown = layout.support_labels.shape
+        pixels = self._pixels(images, labels, seeds, layout).unflatten(0, (tasks, -1))
+        support, query = pixels.split([shown, pixels.shape[1] - shown], 1)
+        return Episode(
+            support.contiguous(),
+            layout.support_labels,
+            query.contiguous(),
+            layout.query_labels,
+            layout.ways,
+        )
+
+    def _pixels(
+        self,
+        images: Sequence[Tensor],
+        labels: Sequence[int],
+        seeds: Sequence[int],
+        layout: EpisodeLayout,
+    ) -> Tensor:
+        """Return all images as the network sees them, (T * (S + Q), C, H, W)."""
+        if images[0].is_floating_point():
+            return torch.stack(list(images))
+        if self.view is None:
+            return evaluation_images(images, self.images)
+        for number, image in enumerate(images):
+            check_image(image, number, self.images)
+        view, size = self.view, len(images) // len(layout.numbers)
+        turned = chain.from_iterable(
+            prepared(images[start : start + size], labels[start : start + size], number, view)
+            for start, number in zip(
+                range(0, len(images), size), layout.numbers.tolist(), strict=True
+            )
+        )
+        return make_views(
+            list(turned),
+            as_seeds(seeds),
+            Stream.GLOBAL_VIEWS,
+            kind=view.kind(self.images.size),
+            settings=view,
+            spec=self.images,
+        )

@@ -1,0 +1,62 @@
+"""What a train stage feeds its method: batch plan, data set and image store of the settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from data_shards.episode_sampler import EpisodeSampler
+from data_shards.manifest import ShardSet, Split
+from data_shards.order import ClassBalancedOrder, Order, ShuffledOrder
+from fsl.method import METHODS
+from pipelines.batch_plan import BatchPlan
+from pipelines.image_store import ImageStore, PooledStore
+from pipelines.loader import EpisodeSteps, ImageSteps, StepDataset
+from pipelines.train_config import OrderConfig, TrainConfig
+
+
+def build_order(config: OrderConfig, split: Split, seed: int) -> Order:
+    """Return the order that `config` describes."""
+    if config.images_per_class is not None:
+        return ClassBalancedOrder(split.labels, config.images_per_class, seed)
+    return ShuffledOrder(split.shard_sizes, seed, config.shuffle_block)
+
+
+def build_plan(config: TrainConfig, shard_set: ShardSet, world_size: int) -> BatchPlan:
+    """Return the division of an epoch; raises ConfigError when the data cannot serve it."""
+    if config.episodes is not None:
+        EpisodeSampler(_pools(config, shard_set), config.episodes, 0)  # refuses what cannot be
+        alone = config.episodes.varies or batcher_of(config).varies
+        return BatchPlan.of_tasks(config.episodes, config.data.micro_batch, world_size, alone)
+    order = build_order(config.data.order, shard_set.split(config.splits[0]), 0)
+    return BatchPlan.of(config.data, len(order), world_size)
+
+
+def batcher_of(config: TrainConfig, grid_of: Any = None) -> Any:
+    """Return the method's batcher; only views with masks need the backbone's `grid_of`."""
+    assert config.images is not None
+    return METHODS.get(config.method.name).batcher(config.method, config.images, grid_of)
+
+
+def build_data_set(
+    config: TrainConfig, shard_set: ShardSet, plan: BatchPlan, grid_of: Any, rank: int
+) -> StepDataset:
+    """Return the batches of one rank."""
+    seed, batcher = config.seed or 0, batcher_of(config, grid_of)
+    pools = _pools(config, shard_set)
+    if config.episodes is not None:
+        sampler = EpisodeSampler(pools, config.episodes, seed)
+        stores = [build_store(config, pool) for pool in pools]
+        store = PooledStore(stores, sampler.starts) if len(stores) > 1 else stores[0]
+        return EpisodeSteps(store, sampler, plan, batcher, rank=rank)
+    order = build_order(config.data.order, pools[0], seed)
+    return ImageSteps(build_store(config, pools[0]), order, plan, batcher, seed=seed, rank=rank)
+
+
+def build_store(config: TrainConfig, split: Split) -> ImageStore:
+    """Return the images of a split."""
+    assert config.images is not None
+    return ImageStore(split, config.images.mode, keep=config.data.cache == "decoded")
+
+
+def _pools(config: TrainConfig, shard_set: ShardSet) -> list[Split]:
+    return [shard_set.split(name) for name in config.splits]
