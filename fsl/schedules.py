@@ -53,3 +53,16 @@ class TeacherTemperature:
         if done >= max(1, warmup) - 1 and warmup != 1:
             return self.final
         return self.start + done * ((self.final - self.start) / max(1, warmup - 1))
+
+
+@dataclass(frozen=True)
+class StaircaseSchedule:
+    """`base` times `factor` after every `every` steps."""
+
+    base: float
+    factor: float
+    every: int
+
+    def __call__(self, step: int) -> float:
+        """Return the value of global step `step`, from 0."""
+        return self.base * self.factor ** (step // self.every)
