@@ -3,13 +3,14 @@
 The file's name is a digest of the weights, the data, the split and how images are prepared: a
 file that is there holds the right features, and one that was cut short or edited is made anew.
 
-Letters: N images of the split, D features, S side of a pixel image.
+Letters: N images of the split, D features, S side of a pixel image, *F what is kept of an image.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from data_shards.location import Location
 from data_shards.manifest import Split
 from fsl.config import digest
 from fsl.images import ImageSpec
+from fsl.method import Method
 from pipelines.checkpoint import LoadedModel
 from pipelines.image_store import ImageStore
 from pipelines.validation import ImageChunks
@@ -38,20 +40,40 @@ not the strongest: 7 pixels gave up to 51.7 % 5-way 1-shot."""
 
 
 def model_features(
-    model: LoadedModel, split: Split, cache: Location, batch_size: int, loader_workers: int
+    model: LoadedModel,
+    split: Split,
+    cache: Location,
+    *,
+    batch_size: int,
+    loader_workers: int = 0,
+    what: Literal["embed", "encode"] = "embed",
 ) -> Tensor:
-    """Return the evaluation features (N, D) of a trained method, from `cache` if they are there."""
+    """Return what a trained method makes of each image, from `cache` if it is there.
+
+    Args:
+        model: the method and how images look to it.
+        split: the images.
+        cache: directory of the file.
+        batch_size: images per forward pass.
+        loader_workers: processes that decode.
+        what: `embed` for features (N, D), `encode` for what the method's own classifier needs,
+            (N, *F).
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if type(model.method).encode is Method.encode:
+        what = "embed"  # one file for both
 
     def compute() -> Tensor:
         method = model.method.to(device).eval()
+        function = getattr(method, what)
         parts = [
-            method.embed(images.to(device)).float().cpu()
+            function(images.to(device)).float().cpu()
             for images in _batches(split, model.images, batch_size, loader_workers)
         ]
         return torch.cat(parts)
 
-    return _cached(cache, {"weights": model.digest}, split, model.images, compute)
+    identity = {"weights": model.digest, "what": what}
+    return _cached(cache, identity, split, model.images, compute)
 
 
 def pixel_features(split: Split, images: ImageSpec, cache: Location, batch_size: int) -> Tensor:

@@ -31,8 +31,8 @@ from pipelines.accuracies import (
     write_summary,
     write_table,
 )
+from pipelines.candidates import Candidate, Model, Pixels
 from pipelines.checkpoint import load_model
-from pipelines.features import model_features, pixel_features
 from pipelines.stage import (
     ANY,
     ONE,
@@ -46,7 +46,7 @@ from pipelines.stage import (
 )
 
 BANKS, FEATURES = "banks", "features"
-Protocol = Literal["prototype", "classifier"]
+Protocol = Literal["method", "prototype", "classifier"]
 
 
 class EvaluateConfig(StageConfig):
@@ -66,8 +66,8 @@ class EvaluateConfig(StageConfig):
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     """Seed of the episodes; null: the recipe's."""
     protocols: list[Protocol] = Field(default=["prototype"])
-    """`prototype`: nearest class mean by cosine. `classifier`: a cosine classifier trained on the
-    support of each episode."""
+    """`method`: the method's own classifier (of a baseline: as `prototype`). `prototype`: nearest
+    class mean by cosine. `classifier`: a cosine classifier trained on each episode's support."""
     which: Literal["best", "last"] = "best"
     """Which checkpoint of each train stage."""
     baselines: list[Literal["pixels"]] = Field(default=[])
@@ -129,9 +129,9 @@ class EvaluateStage(Stage[EvaluateConfig]):
         models = inputs_giving(inputs, "model")
         scored: list[Scored] = []
         digests: dict[str, str] = {}
-        for name, weights, features in self._all_features(models, split, out / FEATURES):
-            digests[name] = weights
-            scored += self._score(name, features, banks, split)
+        for candidate in self._candidates(models, split, out / FEATURES):
+            digests[candidate.name] = candidate.digest
+            scored += self._score(candidate, banks, split)
         order = [*self.config.baselines, *(model.label for model in models)]
         summary: dict[str, Any] = {
             "split": split.name,
@@ -159,43 +159,47 @@ class EvaluateStage(Stage[EvaluateConfig]):
             tqdm.write(f"{entry['ways']}-way {entry['shots']}-shot: {entry['words']}")
         return flat_metrics(summary)
 
-    def _all_features(
+    def _candidates(
         self, models: list[StageResult], split: Split, cache: Location
-    ) -> Iterator[tuple[str, str, Tensor]]:
-        """Yield (name, digest of weights, features (N, D)) of each baseline and model."""
+    ) -> Iterator[Candidate]:
+        """Yield each baseline and model."""
         config = self.config
         loaded = [load_model(model.path, config.which) for model in models]
         images = loaded[0].images if loaded else ImageSpec()
-        for name in config.baselines:
-            yield name, name, pixel_features(split, images, cache, config.batch_size)
+        for _ in config.baselines:
+            yield Pixels(split, images, cache, config.batch_size)
         for stage, model in zip(models, loaded, strict=True):
-            features = model_features(model, split, cache, config.batch_size, config.loader_workers)
-            yield stage.label, model.digest, features
+            yield Model(
+                stage.label,
+                model,
+                split,
+                cache,
+                batch_size=config.batch_size,
+                loader_workers=config.loader_workers,
+            )
 
     def _score(
-        self,
-        name: str,
-        features: Tensor,
-        banks: Mapping[tuple[int, int], EpisodeBank],
-        split: Split,
+        self, candidate: Candidate, banks: Mapping[tuple[int, int], EpisodeBank], split: Split
     ) -> Iterator[Scored]:
-        """Yield one model's scores under each setting."""
+        """Yield one candidate's scores under each setting."""
         labels = torch.from_numpy(split.labels.copy()).long()
         for (ways, shots), bank in banks.items():
+            classes = torch.from_numpy(bank.classes.copy()).long()
             for protocol in self.config.protocols:
-                scores = self._answer(protocol, features, labels, bank)
-                classes = torch.from_numpy(bank.classes.copy()).long()
-                yield Scored(name, Setting(protocol, ways, shots), scores, classes)
+                scores = self._answer(protocol, candidate, labels, bank)
+                yield Scored(candidate.name, Setting(protocol, ways, shots), scores, classes)
 
     def _answer(
-        self, protocol: Protocol, features: Tensor, labels: Tensor, bank: EpisodeBank
+        self, protocol: Protocol, candidate: Candidate, labels: Tensor, bank: EpisodeBank
     ) -> EpisodeScores:
         support = torch.from_numpy(bank.support.copy()).long()
         query = None if bank.query is None else torch.from_numpy(bank.query.copy()).long()
+        if protocol == "method":
+            return candidate.own_scores(labels, support, query)
         if protocol == "prototype":
-            return prototype_scores(features, labels, support, query)
+            return prototype_scores(candidate.features, labels, support, query)
         return classifier_scores(
-            features,
+            candidate.features,
             labels,
             support,
             query,

@@ -89,7 +89,7 @@ class ReportStage(Stage[ReportConfig]):
         split = shards.split(summary["split"])
         if summary["which"] != "best":
             model = load_model(page.stages[names[-1]].path, summary["which"])
-        features = model_features(model, split, place / "features", 256, 0)
+        features = model_features(model, split, place / "features", batch_size=256)
         bank = load_bank(place, summary["banks"][0]["file"])
         number = min(self.config.episode, len(bank.support) - 1)
         page.episode = shown_episode(
@@ -111,7 +111,7 @@ def _masks(page: Page, models: Mapping[str, LoadedModel], shards: ShardSet) -> N
     """Show what the student of the first distillation stage does not see."""
     for label, model in models.items():
         if isinstance(model.method, Distillation):
-            split = shards.split(model.config.data.split)
+            split = shards.split(model.config.splits[0])
             rows = np.linspace(0, len(split) - 1, SHOWN_MASKS).astype(np.int64)
             images = ImageStore(split, model.images.mode).images(rows)
             page.masks, page.mask_model = masked_views(model, images), label
