@@ -114,9 +114,9 @@ def test_a_task_is_a_function_of_seed_and_number() -> None:
 
 def test_ways_and_classes_are_drawn_evenly() -> None:
     split = virtual([4] * 12)
-    drawn = tasks(split, 3000)
+    drawn = tasks(split, 1600)
     ways = np.bincount([task.ways for task in drawn], minlength=13)[5:]
-    assert ((ways - 375) ** 2 / 375).sum() < 25  # 5..12: 7 degrees of freedom
+    assert ((ways - 200) ** 2 / 200).sum() < 25  # 5..12: 7 degrees of freedom
     classes = np.bincount(np.concatenate([classes_of(split, task) for task in drawn]))
     expected = classes.sum() / 12
     assert ((classes - expected) ** 2 / expected).sum() < 30
