@@ -1,0 +1,113 @@
+"""The supervised baseline: a classifier of the training classes; its features are then compared.
+
+Train with cross-entropy on all training classes at once, drop the classifier, and label queries
+by the cosine to class means (Chen et al., ICLR 2019; Chen et al., ICCV 2021: "classifier
+baseline"). The cosine classifier is that of Gidaris and Komodakis (CVPR 2018).
+
+Letters in shapes: B images, C outputs, D features.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from fsl.augment import LabelledBatcher, SingleViewConfig
+from fsl.batchers import Batcher
+from fsl.errors import ConfigError
+from fsl.images import ImageSpec
+from fsl.method import METHODS, Method, MethodConfig
+from fsl.metrics import accuracy
+from fsl.search_space import Choice, Uniform
+from fsl.types import LabelledBatch, StepOutput
+
+TEMPERATURES = {"cosine": 0.1, "linear": 1.0}
+TURNS = 4
+
+
+class SupervisedConfig(MethodConfig):
+    """Settings of `Supervised`."""
+
+    name: Literal["supervised"] = "supervised"
+    classes: Annotated[int, Field(ge=2, le=1 << 20)] | None = None
+    """Number of training classes; null: those of the training split."""
+    turned_classes: Annotated[bool, Choice(False, True)] = False
+    """Count the four quarter turns of a class as four classes: each image is turned by a random
+    multiple of 90 degrees, which its label names. For glyphs; then `view.quarter_turns: false`."""
+    classifier: Annotated[Literal["cosine", "linear"], Choice("cosine", "linear")] = "cosine"
+    """`cosine`: features and class weights of length 1. `linear`: as they are, and a bias."""
+    temperature: Annotated[float, Field(ge=0.001, le=100), Uniform(0.02, 1.0, log=True)] | None = (
+        None
+    )
+    """The classifier's logits are divided by this; null: 0.1 for `cosine`, 1 for `linear`."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1), Uniform(0.0, 0.3)] = 0.0
+    """Part of the target that is spread evenly over all classes."""
+    view: SingleViewConfig = SingleViewConfig()
+    """The random view of each image."""
+
+
+@METHODS.register("supervised")
+class Supervised(Method[LabelledBatch]):
+    """Cross-entropy over the training classes; evaluation compares features with class means."""
+
+    Config = SupervisedConfig
+    batch_type = LabelledBatch
+    uses_all_parameters: ClassVar[bool] = True  # DistributedDataParallel need not search
+    config: SupervisedConfig
+
+    def __init__(self, config: SupervisedConfig, backbone: nn.Module) -> None:
+        super().__init__(config, backbone)
+        features: Any = backbone.features
+        outputs = checked_classes(config) * (TURNS if config.turned_classes else 1)
+        self.classifier = nn.Linear(features, outputs, bias=config.classifier == "linear")
+        self.temperature = config.temperature or TEMPERATURES[config.classifier]
+
+    @classmethod
+    def batcher(cls, config: SupervisedConfig, images: ImageSpec, grid_of: Any) -> Batcher:
+        """Return what makes one view of each image and, if set, turns its class."""
+        del grid_of  # patches mean nothing to this method
+        return LabelledBatcher(
+            images,
+            config.view,
+            classes=checked_classes(config),
+            turned_classes=config.turned_classes,
+        )
+
+    def loss(self, batch: LabelledBatch) -> StepOutput:
+        """Return the cross-entropy of a batch, and the accuracy on the training classes."""
+        logits = self.class_logits(self.embed(batch.images))  # (B, C)
+        smoothing = self.config.label_smoothing
+        loss = F.cross_entropy(logits, batch.labels, label_smoothing=smoothing)
+        return StepOutput(loss, {"accuracy": accuracy(logits.detach(), batch.labels)})
+
+    def class_logits(self, features: Tensor) -> Tensor:
+        """Return logits of the training classes, (B, D) -> (B, C), float32 under autocast too."""
+        weight, bias = self.classifier.weight, self.classifier.bias
+        with torch.autocast(features.device.type, enabled=False):
+            features = features.to(weight.dtype)
+            if self.config.classifier == "cosine":
+                features, weight = F.normalize(features, dim=-1), F.normalize(weight, dim=-1)
+            return F.linear(features, weight, bias) / self.temperature
+
+
+def checked_classes(config: SupervisedConfig) -> int:
+    """Return the number of training classes.
+
+    Raises:
+        ConfigError: it is not known yet, or images would be turned twice.
+    """
+    if config.turned_classes and config.view.quarter_turns:
+        raise ConfigError(
+            "turned_classes: true turns every image already, and view.quarter_turns: true would "
+            "turn it away from its label; set view.quarter_turns: false"
+        )
+    if config.classes is None:
+        raise ConfigError(
+            "classes: null stands for the classes of the training split, which a train stage "
+            "fills in; outside of one set it to their number, e.g. classes: 64"
+        )
+    return config.classes
