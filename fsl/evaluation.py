@@ -1,8 +1,8 @@
-"""Nearest-prototype accuracy of many episodes at once, from features computed once.
+"""Accuracy of linear classifiers on many episodes at once, from features computed once.
 
-A way is represented by the mean of its support features; a query goes to the prototype with the
-largest cosine similarity. Episodes are row numbers into one feature table, so no feature is
-computed twice and no loop runs over episodes.
+A classifier is fitted to the support of every episode and each query goes to the way with the
+largest score; the simplest one is the class mean, compared by cosine. Episodes are row numbers into
+one feature table, so no feature is computed twice and no loop runs over episodes.
 
 With all remaining images as queries (the protocol of SMKD: about 3,000 queries per episode) the
 work is grouped by class instead: the images of one class meet the prototypes of all episodes in
@@ -13,7 +13,7 @@ Letters: N images, D features, E episodes, W ways, k shots, q queries per way, n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -24,6 +24,20 @@ from fsl.errors import ConfigError
 
 BLOCK_FLOATS = 16_000_000
 """Largest temporary, in floats (64 MB): episodes are taken in blocks of at most this."""
+GATHER_FLOATS = 500_000
+"""On a CPU queries are copied in pieces of this many floats, so that they are still in the cache
+when they are multiplied."""
+
+
+class Linear(NamedTuple):
+    """One linear classifier per episode: scores are <x, weights> + bias."""
+
+    weights: Tensor  # (E, W, D)
+    bias: Tensor | None = None  # (E, W); None is zero
+
+
+Fit = Callable[[slice], Linear]
+"""Returns the classifiers of some consecutive episodes."""
 
 
 class EpisodeScores(NamedTuple):
@@ -71,10 +85,58 @@ def prototype_scores(
             order and at most `max_queries` of them.
         max_queries: limit per class when `query` is None.
     """
-    features, support = features.float(), support.long()
+    features = features.float()
+    return score_fitted(
+        features,
+        labels,
+        support,
+        lambda episodes: Linear(prototypes(features, support[episodes].long())),
+        query=query,
+        max_queries=max_queries,
+    )
+
+
+def score_fitted(
+    features: Tensor,
+    labels: Tensor,
+    support: Tensor,
+    fit: Fit,
+    *,
+    query: Tensor | None = None,
+    max_queries: int = 600,
+    floats: int = 0,
+) -> EpisodeScores:
+    """Right queries when the classifiers of each episode are fitted by `fit`, block by block.
+
+    Args:
+        features: (N, D) in the type in which the queries are scored.
+        labels: (N,).
+        support: (E, W, k) rows; never queries.
+        fit: returns the classifiers of consecutive episodes, from their support.
+        query: (E, W, q) rows, or None for the remaining images of each class.
+        max_queries: limit per class when `query` is None.
+        floats: what `fit` holds per episode besides the weights.
+    """
+    labels, support = labels.long(), support.long()
     check_episodes(features, labels, support, query)
-    weights = prototypes(features, support)  # (E, W, D)
-    return score_episodes(features, labels, support, weights, query=query, max_queries=max_queries)
+    size = max(1, BLOCK_FLOATS // (support.shape[1] * features.shape[1] + floats))
+    blocks = [slice(start, start + size) for start in range(0, len(support), size)]
+    if query is not None:
+        right = torch.cat(
+            [_explicit_queries(features, query[block].long(), fit(block)) for block in blocks]
+        )
+        return EpisodeScores(right, torch.full_like(right, query.shape[2]))
+    classes = _ClassTable(features, labels)
+    parts = [
+        _remaining_queries(classes, support[block], fit(block), max_queries) for block in blocks
+    ]
+    scores = EpisodeScores(*map(torch.cat, zip(*parts, strict=True)))
+    if bool((scores.queries == 0).any()):
+        raise ConfigError(
+            f"a class has only {support.shape[2]} images, all of them support: no query is left; "
+            "lower `shots`"
+        )
+    return scores
 
 
 def score_episodes(
@@ -96,20 +158,14 @@ def score_episodes(
         query: (E, W, q) rows, or None for the remaining images of each class.
         max_queries: limit per class when `query` is None.
     """
-    features, labels, support = features.float(), labels.long(), support.long()
-    check_episodes(features, labels, support, query)
-    if query is not None:
-        block = max(1, BLOCK_FLOATS // (query.shape[1] * query.shape[2] * features.shape[1]))
-        blocks = zip(torch.split(query.long(), block), torch.split(weights, block), strict=True)
-        right = torch.cat([_explicit_queries(features, *pair) for pair in blocks])
-        return EpisodeScores(right, torch.full_like(right, query.shape[2]))
-    scores = _remaining_queries(_ClassTable(features, labels), support, weights, max_queries)
-    if bool((scores.queries == 0).any()):
-        raise ConfigError(
-            f"a class has only {support.shape[2]} images, all of them support: no query is left; "
-            "lower `shots`"
-        )
-    return scores
+    return score_fitted(
+        features.float(),
+        labels,
+        support,
+        lambda episodes: Linear(weights[episodes]),
+        query=query,
+        max_queries=max_queries,
+    )
 
 
 def prototypes(features: Tensor, support: Tensor) -> Tensor:
@@ -133,25 +189,42 @@ def prototype_predictions(features: Tensor, support: Tensor, query: Tensor) -> T
     return F.normalize(features.float()[query.long()], dim=-1) @ means.mT
 
 
-def _explicit_queries(features: Tensor, query: Tensor, weights: Tensor) -> Tensor:
-    scores = features[query.flatten(1)] @ weights.mT  # (E, W*q, W)
-    predicted = scores.argmax(-1).view_as(query)  # (E, W, q)
+def _explicit_queries(features: Tensor, query: Tensor, linear: Linear) -> Tensor:
+    """Right queries (e, W) among the rows (e, W, q)."""
+    rows = query.flatten(1)  # (e, W*q)
+    floats = GATHER_FLOATS if features.device.type == "cpu" else BLOCK_FLOATS
+    size = max(1, floats // (rows.shape[1] * features.shape[1]))
+    starts = range(0, len(rows), size)
+    parts = [_predicted(features, rows[i : i + size], linear, slice(i, i + size)) for i in starts]
     own = torch.arange(query.shape[1], device=query.device)[:, None]
-    return (predicted == own).sum(-1)  # (E, W)
+    return (torch.cat(parts).view_as(query) == own).sum(-1)
+
+
+def _predicted(features: Tensor, rows: Tensor, linear: Linear, episodes: slice) -> Tensor:
+    """Predicted way of each row (e, m), by the classifiers of `episodes`."""
+    # index_select is twice as fast as indexing by a matrix of rows
+    images = features.index_select(0, rows.flatten()).view(*rows.shape, -1)  # (e, m, D)
+    scores = linear.weights[episodes] @ images.mT  # (e, W, m)
+    if linear.bias is not None:
+        scores += linear.bias[episodes, :, None]
+    return scores.argmax(1)
 
 
 def _remaining_queries(
-    classes: _ClassTable, support: Tensor, weights: Tensor, max_queries: int
+    classes: _ClassTable, support: Tensor, linear: Linear, max_queries: int
 ) -> EpisodeScores:
-    own_class = classes.labels[support[..., 0]]  # (E, W)
+    """Right and asked queries (e, W) of support rows (e, W, k)."""
+    own_class = classes.labels[support[..., 0]]  # (e, W)
     right = torch.zeros_like(own_class)
     asked = torch.zeros_like(own_class)
     for number, images, start in classes:
         episodes, ways = (own_class == number).nonzero(as_tuple=True)  # (m,) each
-        floats = weights.shape[1] * (len(images) + weights.shape[2])
+        floats = own_class.shape[1] * (len(images) + images.shape[1])
         block = max(1, BLOCK_FLOATS // floats)
         for e, w in zip(torch.split(episodes, block), torch.split(ways, block), strict=True):
-            scores = weights[e] @ images.mT  # (m, W, n)
+            scores = linear.weights[e] @ images.mT  # (m, W, n)
+            if linear.bias is not None:
+                scores += linear.bias[e, :, None]
             hit = scores.argmax(1) == w[:, None]  # (m, n)
             shown = classes.position[support[e, w]] - start  # (m, k) places within the class
             is_query = _query_mask(shown, len(images), max_queries)
