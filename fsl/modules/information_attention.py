@@ -127,7 +127,7 @@ class AttentionBlock(nn.Module):
         return normalised
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (T, heads, n, h / heads)
+        return x.reshape(*x.shape[:2], self.heads, -1).transpose(1, 2)  # (T, heads, n, h / heads)
 
 
 class InformationPaths(nn.Module):

@@ -182,7 +182,7 @@ def _classification(sampled: Tensor, tasks: Tasks, shots: Shots) -> tuple[Tensor
         query, support = tasks.query.float(), tasks.support.float()
         logits = (weights @ query[..., None]).squeeze(-1)  # (T, q, W)
         of_support = weights.flatten(1, 2) @ support.mT  # (T, q * W, S)
-        of_support = of_support.unflatten(1, (-1, tasks.ways)).flatten(0, 1)  # (T * q, W, S)
+        of_support = of_support.reshape(-1, tasks.ways, support.shape[1])  # (T * q, W, S)
         labels = tasks.support_labels.masked_fill(~shots.valid, -1)[:, None]
         labels = labels.expand(-1, logits.shape[1], -1).flatten(0, 1)  # (T * q, S)
         losses = [
@@ -204,10 +204,13 @@ def _relu_products(context: Tensor, attentive: Tensor, asked: Tensor) -> Tensor:
     blocks = []
     for task in range(0, tasks, several):
         at = slice(task, task + several)
-        parts = zip(attentive[at].split(many, 1), asked[at].split(many, 1), strict=True)
-        blocks.append(
-            torch.cat([_products(context[at], half, weights) for half, weights in parts], 1)
-        )
+        row = [
+            _products(
+                context[at], attentive[at, first : first + many], asked[at, first : first + many]
+            )
+            for first in range(0, queries, many)
+        ]
+        blocks.append(torch.cat(row, 1))
     return torch.cat(blocks)
 
 

@@ -167,7 +167,7 @@ def test_paths_mean_weights_and_folded_logits(network: Archive) -> None:
 @pytest.mark.parametrize("kind", ["mean", "sampled"])
 def test_gradients(network: Archive, kind: str) -> None:
     method, tasks = loaded_method(network), tasks_of(network)
-    terms_of(method, tasks, network, kind)[1].backward()
+    terms_of(method, tasks, network, kind)[1].backward()  # type: ignore[no-untyped-call]
     gradients = {name: p.grad for name, p in method.named_parameters()}
     for name, expected in ours(network.under(f"{kind}/grad/")).items():
         gradient = gradients[name]
@@ -188,7 +188,7 @@ def test_steps_of_training(network: Archive) -> None:
         loss = terms_of(method, tasks, network, "sampled")[1]
         close(loss, network[f"train/loss_before_step_{step}"], 1e-5, f"loss of step {step}")
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         clip_value_then_norm_(method.parameters(), 0.1)
         if step == 0:
             for name, expected in ours(network.under("sampled/clipped/")).items():

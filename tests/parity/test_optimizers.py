@@ -39,10 +39,10 @@ class Parameters(nn.Module):
 
     def check(self, key: str, step: int, values: dict[str, Tensor], atol: float) -> None:
         for name, value in values.items():
+            expected = self.archive[f"{key}/{name}"][step]
             torch.testing.assert_close(
-                value, self.archive[f"{key}/{name}"][step], rtol=0, atol=atol,
-                msg=lambda text, name=name: f"{key}/{name}, step {step}: {text}",
-            )  # fmt: skip
+                value, expected, rtol=0, atol=atol, msg=f"{key}/{name}, step {step}"
+            )
 
 
 @pytest.mark.archive("awgim.adamw")

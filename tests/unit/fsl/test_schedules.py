@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fsl.schedules import CosineSchedule, TeacherTemperature
+from fsl.schedules import CosineSchedule, StaircaseSchedule, TeacherTemperature
 
 
 def test_warm_up_starts_at_zero_and_reaches_the_peak_twice() -> None:
@@ -52,3 +52,8 @@ def test_delayed_warm_up_waits() -> None:
 def test_a_delay_beyond_the_run_keeps_the_first_temperature() -> None:
     schedule = TeacherTemperature(0.04, 0.07, 4, delay=20)
     assert schedule(9, 10) == 0.04
+
+
+def test_staircase_falls_after_every_so_many_steps() -> None:
+    schedule = StaircaseSchedule(1.0, 0.5, 3)
+    assert [schedule(step) for step in range(7)] == [1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.25]
