@@ -9,16 +9,17 @@ Q = W m queries.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from data_shards.episode_draws import classes_large_enough, draw_classes, draw_rows
-from data_shards.manifest import Split
+from data_shards.labelled_rows import LabelledRows
 from data_shards.permutation import hash_key
-from fsl.config import Section
+from fsl.config import Section, tagged
+from fsl.registry import Registry
 from fsl.search_space import Choice, IntRange
 
 TRAINING = 21  # keeps training tasks apart from the sealed ones of the same seed
@@ -46,6 +47,12 @@ class EpisodeDesign(Section):
 
     varies: ClassVar[bool] = False
     """Whether tasks differ in shape, so that they cannot be stacked."""
+    Config: ClassVar[type[EpisodeDesign]]
+    """The class itself: what a registry looks for."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        cls.Config = cls
 
     @model_validator(mode="after")
     def _a_step_fits_an_epoch(self) -> EpisodeDesign:
@@ -55,15 +62,23 @@ class EpisodeDesign(Section):
             )
         return self
 
-    def check(self, split: Split) -> None:
+    def check(self, split: LabelledRows) -> None:
         """Raise ConfigError when the split cannot serve such tasks."""
         raise NotImplementedError
 
-    def rows(self, split: Split, numbers: NDArray[np.int64], seed: int) -> EpisodeRows:
+    def rows(self, split: LabelledRows, numbers: NDArray[np.int64], seed: int) -> EpisodeRows:
         """Return the tasks with these numbers, (T,), which is one task where shapes vary."""
         raise NotImplementedError
 
 
+EPISODE_DESIGNS: Registry[type[EpisodeDesign]] = Registry(
+    "episode design", "data_shards.builtin_designs", "fewshot.episode_designs"
+)
+AnyEpisodeDesign = tagged(EPISODE_DESIGNS)
+"""The settings of any registered design, chosen by `name`."""
+
+
+@EPISODE_DESIGNS.register("fixed")
 class FixedEpisodes(EpisodeDesign):
     """N-way K-shot: every class has the same number of support and query images."""
 
@@ -75,11 +90,11 @@ class FixedEpisodes(EpisodeDesign):
     queries: Annotated[int, Field(ge=1, le=1024), IntRange(1, 15)] = 5
     """Images per class to be recognised, other ones than the labelled."""
 
-    def check(self, split: Split) -> None:
+    def check(self, split: LabelledRows) -> None:
         """Raise ConfigError when too few classes have enough images."""
         classes_large_enough(split, self.ways, self.shots, self.queries, self.per_epoch)
 
-    def rows(self, split: Split, numbers: NDArray[np.int64], seed: int) -> EpisodeRows:
+    def rows(self, split: LabelledRows, numbers: NDArray[np.int64], seed: int) -> EpisodeRows:
         """Return the tasks with these numbers, (T,)."""
         seed = hash_key(seed, TRAINING) >> 2
         tasks = len(numbers)

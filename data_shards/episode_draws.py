@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from data_shards.manifest import Split
+from data_shards.labelled_rows import LabelledRows
 from data_shards.permutation import U64, hash_key, hash_with, mix
 from fsl.errors import ConfigError
 
@@ -20,7 +20,7 @@ CLASSES, IMAGES = 11, 12  # keep the hashes of classes and images apart
 
 
 def classes_large_enough(
-    split: Split, ways: int, shots: int, queries: int | None, tasks: int
+    split: LabelledRows, ways: int, shots: int, queries: int | None, tasks: int
 ) -> I32:
     """Return the classes with images for shots and queries, at least `ways` of them."""
     where = f"episodes of split {split.name!r}"
@@ -51,7 +51,7 @@ def draw_classes(count: int, ways: int, numbers: NDArray[np.int64], seed: int) -
 
 
 def draw_rows(
-    split: Split, classes: I32, numbers: NDArray[np.int64], seed: int, *, wanted: int
+    split: LabelledRows, classes: I32, numbers: NDArray[np.int64], seed: int, *, wanted: int
 ) -> I32:
     """Return `wanted` different rows of each way, (E, W, wanted), in random order."""
     grouped = split.class_rows()

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_shards.episode_designs import EpisodeDesign, EpisodeRows
-from data_shards.manifest import Split
+from data_shards.labelled_rows import LabelledRows
 from data_shards.permutation import I64, U64, hash_key, hash_with, mix
 
 POOLS, IMAGE_SEEDS = 22, 23  # keep the hashes apart
@@ -33,7 +33,7 @@ class EpisodeSampler:
         starts: first row of each pool.
     """
 
-    def __init__(self, pools: Sequence[Split], design: EpisodeDesign, seed: int) -> None:
+    def __init__(self, pools: Sequence[LabelledRows], design: EpisodeDesign, seed: int) -> None:
         self.pools, self.design, self.seed = pools, design, seed
         for pool in pools:
             design.check(pool)

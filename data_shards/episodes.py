@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_shards.episode_draws import I32, classes_large_enough, draw_classes, draw_rows
+from data_shards.labelled_rows import LabelledRows
 from data_shards.location import Location
-from data_shards.manifest import Split
 from fsl.errors import ShardError
 
 FORMAT = 1
@@ -66,7 +66,7 @@ class EpisodeBank:
 
     @classmethod
     def make(  # noqa: PLR0917
-        cls, split: Split, ways: int, shots: int, queries: int | None, tasks: int, seed: int
+        cls, split: LabelledRows, ways: int, shots: int, queries: int | None, tasks: int, seed: int
     ) -> EpisodeBank:
         """Draw episodes: `ways` different classes, then different images of each.
 
@@ -144,7 +144,7 @@ class EpisodeBank:
             raise ShardError(f"{where}: its episodes were changed; make it again")
         return bank
 
-    def refuse_other(self, split: Split) -> None:
+    def refuse_other(self, split: LabelledRows) -> None:
         """Raise ShardError unless the bank was made for this split of this data."""
         if (self.split, self.data_digest) != (split.name, split.shard_set.digest):
             raise ShardError(

@@ -217,6 +217,10 @@ class Split:
 
     def class_rows(self) -> ClassRows:
         """Return the rows grouped by class."""
+        return self._class_rows
+
+    @cached_property
+    def _class_rows(self) -> ClassRows:
         rows = np.argsort(self.labels, kind="stable").astype(np.int64)
         counts = np.bincount(self.labels, minlength=len(self.class_names))
         return ClassRows(rows, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))

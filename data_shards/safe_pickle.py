@@ -178,4 +178,3 @@ def noted_array(where: Location, value: Any, what: str) -> NDArray[Any]:
         return value.array()
     except FAULTS as error:
         raise unusable(where, error) from None
-

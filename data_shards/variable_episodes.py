@@ -17,9 +17,14 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from data_shards.class_tree import node_classes
-from data_shards.episode_designs import TRAINING, EpisodeDesign, EpisodeRows
+from data_shards.episode_designs import (
+    EPISODE_DESIGNS,
+    TRAINING,
+    EpisodeDesign,
+    EpisodeRows,
+)
 from data_shards.episode_draws import draw_classes, draw_rows
-from data_shards.manifest import Split
+from data_shards.labelled_rows import LabelledRows
 from data_shards.permutation import I64, hash_key, hash_with, mix
 from fsl.errors import ConfigError
 from fsl.search_space import IntRange, Uniform
@@ -64,6 +69,7 @@ def shots_per_class(sizes: I64, queries: int, support: int, log_weights: F64) ->
     return shots
 
 
+@EPISODE_DESIGNS.register("variable")
 class VariableEpisodes(EpisodeDesign):
     """Meta-Dataset's tasks: ways and shots vary, classes are unbalanced."""
 
@@ -102,7 +108,7 @@ class VariableEpisodes(EpisodeDesign):
             raise ValueError(f"max_span {self.max_span} is below min_ways {self.min_ways}")
         return self
 
-    def check(self, split: Split) -> None:
+    def check(self, split: LabelledRows) -> None:
         """Raise ConfigError when too few classes have enough images, or the tree serves none."""
         sizes = split.class_rows().counts
         usable = int((sizes >= FEWEST_IMAGES).sum())
@@ -114,7 +120,7 @@ class VariableEpisodes(EpisodeDesign):
         if self.class_tree:
             self._nodes(split, sizes)
 
-    def rows(self, split: Split, numbers: NDArray[np.int64], seed: int) -> EpisodeRows:
+    def rows(self, split: LabelledRows, numbers: NDArray[np.int64], seed: int) -> EpisodeRows:
         """Return the one task with this number, (1,)."""
         if len(numbers) != 1:
             raise ValueError(f"{len(numbers)} tasks of different shapes cannot be stacked")
@@ -137,7 +143,7 @@ class VariableEpisodes(EpisodeDesign):
         )
 
     def _classes(
-        self, split: Split, sizes: I64, numbers: NDArray[np.int64], seed: int
+        self, split: LabelledRows, sizes: I64, numbers: NDArray[np.int64], seed: int
     ) -> NDArray[np.int64]:
         """Return the classes of the task, (W,)."""
         if self.class_tree and _uniform(seed, USE_TREE, numbers) >= (
@@ -163,7 +169,7 @@ class VariableEpisodes(EpisodeDesign):
         log_weights = (2 * uniform - 1) * math.log(self.imbalance)  # (W,)
         return shots_per_class(sizes, queries, support, log_weights), queries
 
-    def _nodes(self, split: Split, sizes: I64) -> tuple[NDArray[np.int64], ...]:
+    def _nodes(self, split: LabelledRows, sizes: I64) -> tuple[NDArray[np.int64], ...]:
         usable = (sizes >= FEWEST_IMAGES).astype(np.uint8).tobytes()
         names = tuple(split.class_names)
         return node_classes(split.shard_set.root, names, usable, self.min_ways, self.max_span)

@@ -52,11 +52,17 @@ class EpisodeLayout:
 
 
 class EpisodeBatcher(Protocol):
-    """Makes the tasks of one rank's batch."""
+    """Makes the tasks of one rank's batch.
+
+    Attributes:
+        varies: whether tasks of equal layout may come out in different shapes.
+    """
+
+    varies: bool
 
     def __call__(
         self,
-        images: Sequence[Tensor],
+        images: Sequence[Tensor] | Tensor,
         labels: Sequence[int],
         seeds: Sequence[int],
         layout: EpisodeLayout,
@@ -65,7 +71,8 @@ class EpisodeBatcher(Protocol):
 
         Args:
             images: task by task, the support images and then the queries, T * (S + Q) of them:
-                decoded, uint8 (C, H, W), sizes may differ; or feature vectors (D, 1, 1).
+                decoded, uint8 (C, H, W), sizes may differ; or feature vectors in one tensor,
+                (T * (S + Q), D, 1, 1).
             labels: number of each image's class in its split.
             seeds: a 63-bit seed of each image, a function of (run seed, task, place in the task).
             layout: what the images are to their tasks.

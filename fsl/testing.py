@@ -14,12 +14,13 @@ from collections.abc import Iterator
 from dataclasses import fields, replace
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from fsl.backbones import TokenBackbone
-from fsl.batchers import Batcher
+from fsl.batchers import EpisodeLayout
 from fsl.config import build
 from fsl.images import ImageSpec
 from fsl.method import METHODS, Method, MethodConfig, build_method
@@ -91,7 +92,7 @@ class MethodContract:
             )
         raise TypeError(f"{kind} is not a batch that a train stage can make; override batch()")
 
-    def batcher(self) -> Batcher:
+    def batcher(self) -> Any:
         """Return the method's batcher for the toy images."""
         kind = METHODS.get(self.config.name)
         return kind.batcher(self.config, self.images, self.backbone().grid)
@@ -205,7 +206,7 @@ class MethodContract:
 
     def test_batcher_makes_what_the_loss_consumes(self) -> None:
         """Decoded images of several sizes become one batch with a finite loss."""
-        batch = self.batcher()(*self._decoded(), 0)
+        batch = self._made(self.batcher())
         assert isinstance(batch, METHODS.get(self.config.name).batch_type)
         method = self.method()
         method.before_step(Progress(0, self.steps, 10))
@@ -214,10 +215,10 @@ class MethodContract:
     def test_batcher_is_pure_and_can_be_pickled(self) -> None:
         """Equal seeds give equal batches, in any process and whatever was drawn before."""
         batcher, state = self.batcher(), torch.random.get_rng_state()
-        batch = batcher(*self._decoded(), 0)
+        batch = self._made(batcher)
         assert torch.equal(torch.random.get_rng_state(), state), "it draws from torch's own state"
         torch.manual_seed(12345)
-        assert_same_batch(pickle.loads(pickle.dumps(batcher))(*self._decoded(), 0), batch)
+        assert_same_batch(self._made(pickle.loads(pickle.dumps(batcher))), batch)
 
     def test_views_of_an_image_do_not_depend_on_the_rest_of_the_batch(self) -> None:
         """So the number of workers, which splits the batch, cannot change what is seen."""
@@ -233,6 +234,22 @@ class MethodContract:
             # (V, B, ...): view-major
             views = _tensors(whole)[name].reshape(-1, count, *value.shape[1:])
             assert torch.equal(views[:, 0], value), f"{name} of an image depends on other images"
+
+    def _made(self, batcher: Any) -> Any:
+        """Return the batch of the toy images: the first half of a class is support."""
+        images, labels, seeds = self._decoded()
+        if METHODS.get(self.config.name).batch_type is not Episode:
+            return batcher(images, labels, seeds, 0)
+        half = self.per_class // 2
+        place = [row % self.per_class for row in range(len(labels))]
+        order = sorted(range(len(labels)), key=lambda row: place[row] >= half)
+        support = [labels[row] for row in order if place[row] < half]
+        query = [labels[row] for row in order if place[row] >= half]
+        layout = EpisodeLayout(
+            np.array([3]), torch.tensor([support]), torch.tensor([query]), self.classes
+        )
+        columns = ([column[row] for row in order] for column in (images, labels, seeds))
+        return batcher(*columns, layout)
 
     def _decoded(self) -> tuple[list[Tensor], list[int], list[int]]:
         return toy_decoded_images(

@@ -112,12 +112,26 @@ class Checkpoint:
 
     def restore_model(self, method: nn.Module) -> None:
         """Load the weights; names the first keys that differ."""
-        try:
-            tensors = load_file(self.directory / MODEL)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{self.name}/{MODEL}: {error}; {_REMEDY}") from None
+        tensors = self._tensors()
         _same_architecture(self.name, tensors, method.state_dict())
         method.load_state_dict(tensors)
+
+    def restore_backbone(self, method: Method[Any]) -> None:
+        """Load the weights of the backbone, whatever method it was trained with."""
+        prefix = "backbone."
+        tensors = {
+            key.removeprefix(prefix): value
+            for key, value in self._tensors().items()
+            if key.startswith(prefix)
+        }
+        _same_architecture(self.name, tensors, method.backbone.state_dict())
+        method.backbone.load_state_dict(tensors)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        try:
+            return load_file(self.directory / MODEL)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{self.name}/{MODEL}: {error}; {_REMEDY}") from None
 
     def restore_training(
         self, method: nn.Module, optimizer: Optimizer, scaler: torch.amp.GradScaler

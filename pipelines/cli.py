@@ -19,6 +19,7 @@ COMMANDS = {
     "run": ("pipelines.commands", "run a recipe's stages, skipping finished ones"),
     "shards": ("data_shards.commands", "write, index, check and describe WebDataset shards"),
     "methods": ("fsl.commands", "list methods, or describe the settings of one"),
+    "compare": ("pipelines.compare.commands", "say which of several finished runs is better"),
     "tune": ("tuning.commands", "search a recipe's hyper-parameters on a Ray cluster"),
 }
 INTERRUPTED = 130
@@ -84,7 +85,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
             sub.set_defaults(main=command.main)
     args, rest = parser.parse_known_args(argv)
     # argparse refuses positional arguments after an option: `run recipe --check key=value`
-    pairs = next((name for name in ("overrides", "settings") if hasattr(args, name)), "")
+    pairs = next((name for name in ("overrides", "settings", "runs") if hasattr(args, name)), "")
     if rest and (not pairs or any(item.startswith("-") for item in rest)):
         unknown = next((item for item in rest if item.startswith("-")), rest[0])
         choices.choices[args.command].error(f"unrecognized argument: {unknown}")

@@ -27,7 +27,7 @@ from fsl.config import digest
 from fsl.images import ImageSpec
 from fsl.method import Method
 from pipelines.checkpoint import LoadedModel
-from pipelines.image_store import ImageStore
+from pipelines.image_store import open_store
 from pipelines.validation import ImageChunks
 
 logger = logging.getLogger(__name__)
@@ -133,7 +133,7 @@ def _cached(
 def _batches(split: Split, images: ImageSpec, batch_size: int, loader_workers: int) -> tqdm[Tensor]:
     """Yield the split's images in row order, as a network sees them, with a progress bar."""
     rows = np.arange(len(split), dtype=np.int64)
-    chunks = ImageChunks(ImageStore(split, images.mode), rows, images, batch_size)
+    chunks = ImageChunks(open_store(split, images.mode), rows, images, batch_size)
     loader: DataLoader[Tensor] = DataLoader(
         chunks,
         batch_size=None,

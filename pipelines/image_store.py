@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -11,15 +11,30 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_shards.decode import decode_image
+from data_shards.features import FeatureSplit
 from data_shards.manifest import Split
 from data_shards.reader import Reader
+
+Images: TypeAlias = list[Tensor] | Tensor
+"""Decoded images, uint8 (C, H, W) each; or feature vectors in one tensor, (B, D, 1, 1) float32."""
 
 
 class Store(Protocol):
     """Images, or feature vectors as images of one pixel, by row."""
 
-    def images(self, rows: NDArray[np.int64]) -> list[Tensor]:
-        """Return the images of `rows`, each (C, H, W)."""
+    def images(self, rows: NDArray[np.int64]) -> Images:
+        """Return the images of `rows`."""
+
+
+class VectorStore:
+    """Feature vectors as images of one pixel."""
+
+    def __init__(self, split: FeatureSplit) -> None:
+        self.split = split
+
+    def images(self, rows: NDArray[np.int64]) -> Tensor:
+        """Return the vectors of `rows`, (B, D, 1, 1) float32."""
+        return torch.from_numpy(self.split.vectors()[rows])[..., None, None]
 
 
 class ImageStore:
@@ -69,12 +84,30 @@ class PooledStore:
     def __init__(self, stores: Sequence[Store], starts: NDArray[np.int64]) -> None:
         self.stores, self.starts = stores, starts
 
-    def images(self, rows: NDArray[np.int64]) -> list[Tensor]:
-        """Return the images of `rows`, each (C, H, W)."""
+    def images(self, rows: NDArray[np.int64]) -> Images:
+        """Return the images of `rows`."""
         owner = np.searchsorted(self.starts, rows, "right") - 1
-        found: dict[int, Tensor] = {}
-        for number in np.unique(owner).tolist():
-            places = np.flatnonzero(owner == number)
-            images = self.stores[number].images(rows[places] - self.starts[number])
-            found.update(zip(places.tolist(), images, strict=True))
-        return [found[place] for place in range(len(rows))]
+        places = [np.flatnonzero(owner == number) for number in range(len(self.stores))]
+        parts = [
+            store.images(rows[place] - start)
+            for store, place, start in zip(self.stores, places, self.starts, strict=True)
+            if len(place)
+        ]
+        back = np.argsort(np.concatenate(places))
+        if isinstance(parts[0], Tensor):
+            return torch.cat([torch.as_tensor(part) for part in parts])[torch.from_numpy(back)]
+        images = [image for part in parts for image in part]
+        return [images[place] for place in back.tolist()]
+
+
+def open_store(
+    split: Split | FeatureSplit, mode: str, keep: bool = False
+) -> ImageStore | VectorStore:
+    """Return the images, or feature vectors, of a split.
+
+    Args:
+        split: of a shard set or of a feature set.
+        mode: colours of images.
+        keep: hold all decoded images in memory.
+    """
+    return VectorStore(split) if isinstance(split, FeatureSplit) else ImageStore(split, mode, keep)

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from data_shards.episode_designs import FixedEpisodes
+from data_shards.episode_designs import AnyEpisodeDesign
 from fsl.backbones import AnyBackboneConfig
 from fsl.config import RuntimeOnly, Section
 from fsl.images import ImageSpec
@@ -179,9 +179,9 @@ class ClusterConfig(Section):
 class InitConfig(Section):
     """What is taken over from the train stage in `needs`. Schedules always start anew."""
 
-    restore: Literal["all", "weights"] = "all"
+    restore: Literal["all", "weights", "backbone"] = "all"
     """`all`: weights, teacher, centres, optimizer moments, gradient scaler. `weights`: without
-    the last two."""
+    the last two. `backbone`: the network's weights only, for another method."""
     which: Literal["best", "last"] = "last"
     """Which of its checkpoints."""
 
@@ -200,7 +200,7 @@ class TrainConfig(StageConfig):
     """What is learnt."""
     data: DataConfig = DataConfig()
     """Images and batches."""
-    episodes: FixedEpisodes | None = None
+    episodes: AnyEpisodeDesign | None = None
     """Training tasks, for methods that learn from episodes (and only for them)."""
     optim: OptimConfig = OptimConfig()
     """Optimizer."""

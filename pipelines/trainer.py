@@ -22,7 +22,6 @@ from torch import distributed as dist
 
 from data_shards.episodes import EpisodeBank
 from data_shards.location import Location
-from data_shards.manifest import ShardSet
 from fsl.method import Method
 from fsl.types import Progress
 from pipelines.checkpoint import (
@@ -39,7 +38,7 @@ from pipelines.optim import Schedules, build_optimizer
 from pipelines.session import Session
 from pipelines.stepper import Stepper, step_seed
 from pipelines.train_config import TrainConfig
-from pipelines.training_data import build_data_set, build_plan
+from pipelines.training_data import Data, build_data_set, build_plan, open_data
 from pipelines.validation import Validator
 from pipelines.window import MetricWindow
 
@@ -59,20 +58,22 @@ class TrainSpec:
     Attributes:
         label: the stage's name in the recipe.
         config: settings, with seed, images and backbone resolved.
-        shards: root of the shard set.
+        data: root of the shard set or feature set.
         out: the stage's directory.
         digest: of everything that makes the run; checkpoints of another are refused.
         init: directory of the train stage to start from.
         bank: the validation tasks.
+        features: whether `data` holds feature vectors.
     """
 
     label: str
     config: TrainConfig
-    shards: Location
+    data: Location
     out: Location
     digest: str
     init: Location | None = None
     bank: Location | None = None
+    features: bool = False
 
 
 class Trainer:
@@ -81,8 +82,8 @@ class Trainer:
     def __init__(self, spec: TrainSpec, session: Session) -> None:
         self.spec, self.session, self.config = spec, session, spec.config
         self.seed = spec.config.seed or 0
-        shard_set = ShardSet.open(spec.shards)
-        self.plan = build_plan(self.config, shard_set, session.world_size)
+        data = open_data(spec.data, spec.features)
+        self.plan = build_plan(self.config, data, session.world_size)
         self.total_steps = self.config.optim.epochs * self.plan.steps_per_epoch
         self.saved_at = time.monotonic()
         self.suspicions = 0
@@ -96,7 +97,7 @@ class Trainer:
             config=self.config,
             session=session,
         )
-        self._build_data(shard_set)
+        self._build_data(data)
 
     def _build_model(self) -> None:
         config, session = self.config, self.session
@@ -121,19 +122,26 @@ class Trainer:
                 self.start = checkpoint.info.step
             elif self.spec.init is not None:
                 with open_checkpoint(self.spec.init, self.config.init.which) as checkpoint:
-                    checkpoint.restore_model(self.method)
-                    if self.config.init.restore == "all":
-                        checkpoint.restore_training(self.method, self.optimizer, self.scaler)
+                    self._start_from(checkpoint)
 
-    def _build_data(self, shard_set: ShardSet) -> None:
+    def _start_from(self, checkpoint: Checkpoint) -> None:
+        """Take over what the settings say from an earlier stage's checkpoint."""
+        if self.config.init.restore == "backbone":
+            checkpoint.restore_backbone(self.method)
+            return
+        checkpoint.restore_model(self.method)
+        if self.config.init.restore == "all":
+            checkpoint.restore_training(self.method, self.optimizer, self.scaler)
+
+    def _build_data(self, data: Data) -> None:
         config, session = self.config, self.session
         assert config.images is not None
         grid_of = getattr(self.method.backbone, "grid", None)
-        self.data_set = build_data_set(config, shard_set, self.plan, grid_of, session.rank)
+        self.data_set = build_data_set(config, data, self.plan, grid_of, session.rank)
         self.validator: Validator | None = None
         if self.spec.bank is not None:
             self.validator = Validator(
-                shard_set.split(config.validation.split),
+                data.split(config.validation.split),
                 EpisodeBank.load(self.spec.bank),
                 config.images,
                 batch_size=config.validation.batch_size,

@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 from data_shards.episode_sampler import EpisodeSampler
+from data_shards.features import FeatureSet, FeatureSplit
+from data_shards.location import Location
 from data_shards.manifest import ShardSet, Split
 from data_shards.order import ClassBalancedOrder, Order, ShuffledOrder
 from fsl.method import METHODS
 from pipelines.batch_plan import BatchPlan
-from pipelines.image_store import ImageStore, PooledStore
+from pipelines.image_store import PooledStore, open_store
 from pipelines.loader import EpisodeSteps, ImageSteps, StepDataset
 from pipelines.train_config import OrderConfig, TrainConfig
 
+Data: TypeAlias = ShardSet | FeatureSet
 
-def build_order(config: OrderConfig, split: Split, seed: int) -> Order:
+
+def open_data(root: Location, features: bool) -> Data:
+    """Return the feature set or the shard set in a directory."""
+    return FeatureSet.open(root) if features else ShardSet.open(root)
+
+
+def build_order(config: OrderConfig, split: Split | FeatureSplit, seed: int) -> Order:
     """Return the order that `config` describes."""
     if config.images_per_class is not None:
         return ClassBalancedOrder(split.labels, config.images_per_class, seed)
     return ShuffledOrder(split.shard_sizes, seed, config.shuffle_block)
 
 
-def build_plan(config: TrainConfig, shard_set: ShardSet, world_size: int) -> BatchPlan:
+def build_plan(config: TrainConfig, data: Data, world_size: int) -> BatchPlan:
     """Return the division of an epoch; raises ConfigError when the data cannot serve it."""
     if config.episodes is not None:
-        EpisodeSampler(_pools(config, shard_set), config.episodes, 0)  # refuses what cannot be
+        for name in config.splits:
+            config.episodes.check(data.split(name))
         alone = config.episodes.varies or batcher_of(config).varies
         return BatchPlan.of_tasks(config.episodes, config.data.micro_batch, world_size, alone)
-    order = build_order(config.data.order, shard_set.split(config.splits[0]), 0)
+    order = build_order(config.data.order, data.split(config.splits[0]), 0)
     return BatchPlan.of(config.data, len(order), world_size)
 
 
@@ -38,25 +48,17 @@ def batcher_of(config: TrainConfig, grid_of: Any = None) -> Any:
 
 
 def build_data_set(
-    config: TrainConfig, shard_set: ShardSet, plan: BatchPlan, grid_of: Any, rank: int
+    config: TrainConfig, data: Data, plan: BatchPlan, grid_of: Any, rank: int
 ) -> StepDataset:
     """Return the batches of one rank."""
+    assert config.images is not None
     seed, batcher = config.seed or 0, batcher_of(config, grid_of)
-    pools = _pools(config, shard_set)
+    pools = [data.split(name) for name in config.splits]
+    keep = config.data.cache == "decoded"
+    stores = [open_store(pool, config.images.mode, keep) for pool in pools]
     if config.episodes is not None:
         sampler = EpisodeSampler(pools, config.episodes, seed)
-        stores = [build_store(config, pool) for pool in pools]
         store = PooledStore(stores, sampler.starts) if len(stores) > 1 else stores[0]
         return EpisodeSteps(store, sampler, plan, batcher, rank=rank)
     order = build_order(config.data.order, pools[0], seed)
-    return ImageSteps(build_store(config, pools[0]), order, plan, batcher, seed=seed, rank=rank)
-
-
-def build_store(config: TrainConfig, split: Split) -> ImageStore:
-    """Return the images of a split."""
-    assert config.images is not None
-    return ImageStore(split, config.images.mode, keep=config.data.cache == "decoded")
-
-
-def _pools(config: TrainConfig, shard_set: ShardSet) -> list[Split]:
-    return [shard_set.split(name) for name in config.splits]
+    return ImageSteps(stores[0], order, plan, batcher, seed=seed, rank=rank)

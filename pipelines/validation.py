@@ -18,22 +18,21 @@ from torch import distributed as dist
 from torch.utils.data import DataLoader, Dataset
 
 from data_shards.episodes import EpisodeBank
+from data_shards.features import FeatureSplit
 from data_shards.manifest import Split
 from fsl.augment import evaluation_images
 from fsl.images import ImageSpec
 from fsl.method import Method
 from fsl.metrics import MeanCI, mean_ci95
 from fsl.task_scores import method_scores
-from pipelines.image_store import ImageStore
+from pipelines.image_store import Store, open_store
 from pipelines.loader import share_imports
 
 
 class ImageChunks(Dataset[Tensor]):
     """Item i is the i-th chunk of some rows, as a network sees them, (n, C, H, W)."""
 
-    def __init__(
-        self, store: ImageStore, rows: NDArray[np.int64], images: ImageSpec, size: int
-    ) -> None:
+    def __init__(self, store: Store, rows: NDArray[np.int64], images: ImageSpec, size: int) -> None:
         self.store, self.rows, self.images, self.size = store, rows, images, size
 
     def __len__(self) -> int:
@@ -60,7 +59,7 @@ class Validator:
 
     def __init__(
         self,
-        split: Split,
+        split: Split | FeatureSplit,
         bank: EpisodeBank,
         images: ImageSpec,
         *,
@@ -80,7 +79,7 @@ class Validator:
         self.labels = torch.from_numpy(split.labels[rows].astype(np.int64))  # (N,)
         self.share = -(-len(rows) // world_size)
         own = rows[rank * self.share : (rank + 1) * self.share].astype(np.int64)
-        self.chunks = ImageChunks(ImageStore(split, images.mode), own, images, batch_size)
+        self.chunks = ImageChunks(open_store(split, images.mode), own, images, batch_size)
 
     @torch.no_grad()
     def score(

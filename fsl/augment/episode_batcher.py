@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import chain
 
-import torch
 from torch import Tensor
 
 from fsl.augment.config import SingleViewConfig
@@ -37,7 +36,7 @@ class EpisodicBatcher:
 
     def __call__(
         self,
-        images: Sequence[Tensor],
+        images: Sequence[Tensor] | Tensor,
         labels: Sequence[int],
         seeds: Sequence[int],
         layout: EpisodeLayout,
@@ -56,15 +55,13 @@ class EpisodicBatcher:
 
     def _pixels(
         self,
-        images: Sequence[Tensor],
+        images: Sequence[Tensor] | Tensor,
         labels: Sequence[int],
         seeds: Sequence[int],
         layout: EpisodeLayout,
     ) -> Tensor:
         """Return all images as the network sees them, (T * (S + Q), C, H, W)."""
-        if images[0].is_floating_point():
-            return torch.stack(list(images))
-        if self.view is None:
+        if self.view is None or isinstance(images, Tensor):
             return evaluation_images(images, self.images)
         for number, image in enumerate(images):
             check_image(image, number, self.images)

@@ -12,13 +12,15 @@ from fsl.errors import FewShotError
 from fsl.images import ImageSpec
 
 
-def evaluation_images(images: Sequence[Tensor], spec: ImageSpec) -> Tensor:
+def evaluation_images(images: Sequence[Tensor] | Tensor, spec: ImageSpec) -> Tensor:
     """Return decoded images as a network sees them, uint8 (C, H, W) each -> (B, C, S, S).
 
     The shorter edge becomes `spec.resize_to` (bicubic, antialiased), then the central
     `spec.size` square is taken. Images that are already squares of `spec.size` are left as they
-    are, unless the recipe sets `resize`.
+    are, unless the recipe sets `resize`. Feature vectors, one tensor (B, D, 1, 1), are left alone.
     """
+    if isinstance(images, Tensor):
+        return images
     mean, std = spec.statistics()
     gain, shift = 1 / (255 * std), -mean / std
     out = torch.empty((len(images), spec.channels, spec.size, spec.size))

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from statistics import median
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from data_shards.episodes import EpisodeBank
+from data_shards.features import FeatureSet
 from data_shards.location import Location
-from data_shards.manifest import ShardSet
 from fsl.config import digest, fingerprint
 from fsl.errors import CheckpointError, StageError
-from fsl.images import ImageSpec
 from pipelines.checkpoint import (
     DIRECTORY,
     SCORE,
@@ -27,19 +26,20 @@ from pipelines.checkpoint import (
 )
 from pipelines.metric_log import read_metrics
 from pipelines.quiet import prepare_environment
+from pipelines.resolve import filled_in, resolved
 from pipelines.stage import (
-    ONE,
     OPTIONAL,
     STAGES,
     Count,
     PlannedStage,
+    R,
     Stage,
     StageResult,
     inputs_giving,
 )
 from pipelines.train_config import TrainConfig
 from pipelines.trainer import TrainSpec
-from pipelines.training_data import build_plan
+from pipelines.training_data import Data, build_plan, open_data
 
 BANKS = "banks"
 
@@ -50,26 +50,32 @@ class TrainStage(Stage[TrainConfig]):
 
     Config = TrainConfig
     gives = "model"
-    takes: ClassVar[Mapping[str, Count]] = {"shards": ONE, "model": OPTIONAL}
+    takes: ClassVar[Mapping[str, Count]] = {
+        "shards": OPTIONAL,
+        "features": OPTIONAL,
+        "model": OPTIONAL,
+    }
 
     def check(self, inputs: Mapping[str, PlannedStage]) -> None:
         """Find impossible settings; those about the data once the shards exist."""
+        source = data_source(inputs)
         config = _planned_config(self.config, inputs)
         _check_settings(config)
-        for shards in inputs_giving(inputs, "shards"):
-            if shards.result is not None:
-                check_data(config, ShardSet.open(shards.result.path))
+        if source.result is not None:
+            check_data(config, open_data(source.result.path, source.gives == "features"))
 
     def run(self, inputs: Mapping[str, StageResult], out: Location) -> Mapping[str, float]:
         """Train, or go on training, to the end."""
-        shard_set = ShardSet.open(inputs_giving(inputs, "shards")[0].path)
+        source = data_source(inputs)
+        features = source.gives == "features"
+        data = open_data(source.path, features)
         models = inputs_giving(inputs, "model")
         earlier = trained_config(models[0].path) if models else None
-        config = resolved(self.config, earlier)
+        config = filled_in(resolved(self.config, earlier, features), data)
         _check_settings(config)
-        check_data(config, shard_set)
-        spec = run_spec(config, shard_set, out, models[0] if models else None)
-        total_steps = plan_steps(config, shard_set)
+        check_data(config, data)
+        spec = run_spec(config, data, out, models[0] if models else None)
+        total_steps = plan_steps(config, data)
         found = find_checkpoints(out)
         _refuse_foreign(found, spec.digest, out)
         if not any(info.step == total_steps for info in found.values()):
@@ -80,32 +86,25 @@ class TrainStage(Stage[TrainConfig]):
         return _numbers(out)
 
 
-def resolved(config: TrainConfig, earlier: TrainConfig | None) -> TrainConfig:
-    """Return the settings with seed, images and backbone filled in.
-
-    Args:
-        config: as the recipe has it.
-        earlier: settings of the needed train stage, images and backbone filled in.
-    """
-    update: dict[str, Any] = {"seed": config.seed or 0}
-    if config.images is None:
-        update["images"] = earlier.images if earlier else ImageSpec()
-    if config.backbone is None:
-        if earlier is None:
-            raise StageError(
-                "backbone: missing, and needs has no train stage to take it from; name one, e.g. "
-                "backbone: {name: vit, size: small}"
-            )
-        update["backbone"] = earlier.backbone
-    return config.model_copy(update=update)
+def data_source(inputs: Mapping[str, R]) -> R:
+    """Return the input that is trained on: shards or features."""
+    found = [*inputs_giving(inputs, "shards"), *inputs_giving(inputs, "features")]
+    if len(found) != 1:
+        labels = ", ".join(item.label for item in found) or "none"
+        raise StageError(
+            "needs: a train stage trains on one stage that gives shards or features, got "
+            f"{labels}; list exactly one"
+        )
+    return found[0]
 
 
 def _planned_config(config: TrainConfig, inputs: Mapping[str, PlannedStage]) -> TrainConfig:
     """Return `resolved` settings for a recipe of which nothing has run yet."""
     models = inputs_giving(inputs, "model")
+    features = bool(inputs_giving(inputs, "features"))
     if not models or not isinstance(models[0].config, TrainConfig):
-        return resolved(config, None)
-    return resolved(config, _planned_config(models[0].config, models[0].inputs))
+        return resolved(config, None, features)
+    return resolved(config, _planned_config(models[0].config, models[0].inputs), features)
 
 
 def _check_settings(config: TrainConfig) -> None:
@@ -119,13 +118,13 @@ def _check_settings(config: TrainConfig) -> None:
         raise StageError("precision: fp16 needs a GPU; use bf16 or fp32, or set cluster.gpu: auto")
 
 
-def check_data(config: TrainConfig, shard_set: ShardSet) -> None:
+def check_data(config: TrainConfig, data: Data) -> None:
     """Refuse settings that the data cannot serve."""
-    plan_steps(config, shard_set)
+    plan_steps(config, data)
     check = config.validation
     if not check.every_epochs:
         return
-    split = shard_set.split(check.split)
+    split = data.split(check.split)
     counts = split.class_rows().counts
     enough = int((counts >= check.shots + check.queries).sum())
     if check.ways > enough:
@@ -136,31 +135,32 @@ def check_data(config: TrainConfig, shard_set: ShardSet) -> None:
         )
 
 
-def plan_steps(config: TrainConfig, shard_set: ShardSet) -> int:
+def plan_steps(config: TrainConfig, data: Data) -> int:
     """Return the optimizer steps of the run."""
-    plan = build_plan(config, shard_set, config.cluster.most)
+    plan = build_plan(config, data, config.cluster.most)
     return config.optim.epochs * plan.steps_per_epoch
 
 
 def run_spec(
-    config: TrainConfig, shard_set: ShardSet, out: Location, earlier: StageResult | None = None
+    config: TrainConfig, data: Data, out: Location, earlier: StageResult | None = None
 ) -> TrainSpec:
     """Return what every worker is told; writes the validation tasks into `out`."""
     init_key = earlier.key if earlier else None
     return TrainSpec(
         label=out.name.rpartition("-")[0] or out.name,
         config=config,
-        shards=shard_set.root,
+        data=data.root,
         out=out,
-        digest=run_digest(config, shard_set, init_key),
+        digest=run_digest(config, data, init_key),
         init=earlier.path if earlier else None,
-        bank=_seal_bank(config, shard_set, out),
+        bank=_seal_bank(config, data, out),
+        features=isinstance(data, FeatureSet),
     )
 
 
-def run_digest(config: TrainConfig, shard_set: ShardSet, init_key: str | None) -> str:
+def run_digest(config: TrainConfig, data: Data, init_key: str | None) -> str:
     """Return the identity of a run: checkpoints of another one are refused."""
-    return digest({"settings": fingerprint(config), "shards": shard_set.digest, "init": init_key})
+    return digest({"settings": fingerprint(config), "data": data.digest, "init": init_key})
 
 
 def _refuse_foreign(found: Mapping[str, CheckpointInfo], own: str, out: Location) -> None:
@@ -174,13 +174,13 @@ def _refuse_foreign(found: Mapping[str, CheckpointInfo], own: str, out: Location
             )
 
 
-def _seal_bank(config: TrainConfig, shard_set: ShardSet, out: Location) -> Location | None:
+def _seal_bank(config: TrainConfig, data: Data, out: Location) -> Location | None:
     """Write the validation tasks into the stage's directory."""
     check = config.validation
     if not check.every_epochs:
         return None
     bank = EpisodeBank.make(
-        shard_set.split(check.split),
+        data.split(check.split),
         check.ways,
         check.shots,
         check.queries,
