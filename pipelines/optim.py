@@ -1,4 +1,4 @@
-"""AdamW with schedules of rate and decay that it follows step by step, and gradient clipping."""
+"""AdamW with schedules that it follows step by step, and what is done to gradients before."""
 
 from __future__ import annotations
 
@@ -10,45 +10,74 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from fsl.errors import CheckpointError
-from fsl.optimization import clip_per_parameter_, parameter_groups
-from fsl.schedules import CosineSchedule
-from pipelines.train_config import ClipConfig, OptimConfig
+from fsl.optimization import (
+    add_l2_gradients_,
+    clip_per_parameter_,
+    clip_value_then_norm_,
+    normalise_gradients_,
+    outer_epsilon,
+    parameter_groups,
+    unscaled_decay,
+)
+from fsl.schedules import CosineSchedule, StaircaseSchedule
+from pipelines.optim_config import ClipConfig, OptimConfig
 
 
 def build_optimizer(method: nn.Module, config: OptimConfig) -> AdamW:
-    """Return AdamW over the trainable parameters; biases and 1-D tensors do not decay."""
-    groups = parameter_groups(method, config.weight_decay)
+    """Return AdamW over the trainable parameters; biases and 1-D tensors usually do not decay."""
+    groups = parameter_groups(method, config.weight_decay, decay_all=config.decay_all)
     on_gpu = any(p.is_cuda for group in groups for p in group["params"])
-    return AdamW(groups, lr=config.lr, betas=config.betas, fused=on_gpu or None)
+    return AdamW(groups, lr=config.lr, betas=config.betas, eps=config.epsilon, fused=on_gpu or None)
 
 
 class Schedules:
-    """Learning rate and weight decay at each step of a run."""
+    """Learning rate, weight decay and epsilon at each step of a run."""
 
     def __init__(self, config: OptimConfig, total_steps: int, steps_per_epoch: int) -> None:
+        self.config = config
         warmup = round(config.warmup_epochs * steps_per_epoch)
         final = config.final_weight_decay
         final = config.weight_decay if final is None else final
-        self.lr = CosineSchedule(config.lr, config.min_lr, total_steps, warmup)
+        stairs = config.staircase
+        self.lr = (
+            StaircaseSchedule(config.lr, stairs.factor, stairs.every)
+            if stairs
+            else CosineSchedule(config.lr, config.min_lr, total_steps, warmup)
+        )
         self.weight_decay = CosineSchedule(config.weight_decay, final, total_steps)
 
     def apply(self, optimizer: Optimizer, step: int) -> dict[str, float]:
-        """Set both for `step`, from 0, and return them for the log."""
+        """Set them for `step`, from 0, and return rate and decay for the log."""
         lr, weight_decay = self.lr(step), self.weight_decay(step)
+        of_torch = weight_decay if self.config.decay_times_lr else unscaled_decay(weight_decay, lr)
         for group in optimizer.param_groups:
             group["lr"] = lr
-            group["weight_decay"] = weight_decay if group["decayed"] else 0.0
+            group["weight_decay"] = of_torch if group["decayed"] else 0.0
+            if self.config.epsilon_before_correction:
+                group["eps"] = outer_epsilon(self.config.epsilon, self.config.betas[1], step)
         return {"lr": lr, "weight_decay": weight_decay}
+
+
+@torch.no_grad()
+def prepare_gradients_(method: nn.Module, optimizer: Optimizer, config: OptimConfig) -> Tensor:
+    """Add the penalty's gradient, limit all in place, return their norm before the limit, ()."""
+    if config.l2:
+        for group in optimizer.param_groups:
+            if group["decayed"]:
+                add_l2_gradients_(group["params"], config.l2)
+    return clip_gradients_(method.parameters(), config.clip)
 
 
 @torch.no_grad()
 def clip_gradients_(parameters: Iterable[Tensor], config: ClipConfig) -> Tensor:
     """Limit the gradients in place and return their norm before that, of all together, ()."""
     parameters = list(parameters)
-    if config.kind == "per_parameter":
-        norms = clip_per_parameter_(parameters, config.value)
-        total: Tensor = torch.linalg.vector_norm(norms)
+    if config.kind in ("per_parameter", "value_then_norm"):
+        each = clip_per_parameter_ if config.kind == "per_parameter" else clip_value_then_norm_
+        total: Tensor = torch.linalg.vector_norm(each(parameters, config.value))
         return total
+    if config.kind == "normalise":
+        return normalise_gradients_(parameters)
     limit = config.value if config.kind == "global_norm" else float("inf")
     return torch.nn.utils.clip_grad_norm_(parameters, limit)
 

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from fsl.method import Method
 from fsl.types import Progress
 from pipelines.loader import LocalBatch
-from pipelines.optim import Schedules, clip_gradients_
+from pipelines.optim import Schedules, prepare_gradients_
 from pipelines.session import Session
 from pipelines.train_config import TrainConfig
 
@@ -57,14 +57,19 @@ class Stepper:
             for name, value in self._backward(progress.step, number, local, last).items():
                 metrics[name] = metrics[name] + value if number else value
         self.scaler.unscale_(self.optimizer)
-        norm = clip_gradients_(self.method.parameters(), self.config.optim.clip)
+        optim = self.config.optim
+        norm = prepare_gradients_(self.method, self.optimizer, optim)
         for parameter in self.method.frozen_parameters(progress):
             parameter.grad = None
+        if optim.skip_nonfinite and not bool(torch.isfinite(norm)):
+            self.optimizer.zero_grad(set_to_none=True)
+            return metrics | {"gradient_norm": norm, "skipped": torch.ones_like(norm)}
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.method.after_step(progress)
-        return metrics | {"gradient_norm": norm}
+        skipped = {"skipped": torch.zeros_like(norm)} if optim.skip_nonfinite else {}
+        return metrics | {"gradient_norm": norm} | skipped
 
     def _backward(self, step: int, number: int, local: LocalBatch, last: bool) -> dict[str, Tensor]:
         batch = local.batch.to(self.session.device)

@@ -15,8 +15,9 @@ from fsl.backbones import AnyBackboneConfig
 from fsl.config import RuntimeOnly, Section
 from fsl.images import ImageSpec
 from fsl.method import METHODS, AnyMethodConfig
-from fsl.search_space import Choice, Uniform
+from fsl.search_space import Choice
 from fsl.types import Episode
+from pipelines.optim_config import OptimConfig
 from pipelines.stage import StageConfig
 
 
@@ -66,49 +67,6 @@ class DataConfig(Section):
 
 
 _IMAGE_BATCHES = ("batch_size", "order", "incomplete")
-
-
-class ClipConfig(Section):
-    """Limit of the gradients, after unscaling."""
-
-    kind: Literal["per_parameter", "global_norm", "none"] = "per_parameter"
-    """Which norm is limited: of each tensor by itself, of all together, or none."""
-    value: Annotated[float, Field(gt=0), Uniform(0.3, 10.0, log=True)] = 3.0
-    """Largest norm."""
-
-
-class OptimConfig(Section):
-    """AdamW with a cosine schedule per iteration of rate and decay."""
-
-    epochs: Annotated[int, Field(ge=1)] = 100
-    """Passes over the split."""
-    lr: Annotated[float, Field(gt=0, le=10), Uniform(1e-5, 1e-2, log=True)] = 5e-4
-    """Learning rate after the warm-up; not scaled with the batch size."""
-    min_lr: Annotated[float, Field(ge=0)] = 1e-5
-    """Rate that the cosine falls to."""
-    warmup_epochs: Annotated[float, Field(ge=0)] = 10
-    """Epochs of linear rise from 0; at most `epochs`."""
-    weight_decay: Annotated[float, Field(ge=0, le=1), Uniform(1e-4, 0.5, log=True)] = 0.04
-    """Decay at the start; only of tensors with more than one axis that are no bias."""
-    final_weight_decay: Annotated[float, Field(ge=0, le=1)] | None = 0.4
-    """Decay at the end; null keeps `weight_decay`."""
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (
-        0.9,
-        0.999,
-    )
-    """Moment coefficients of AdamW."""
-    clip: ClipConfig = ClipConfig()
-    """Limit of the gradients."""
-
-    @model_validator(mode="after")
-    def _rates_fall(self) -> Self:
-        if self.min_lr > self.lr:
-            raise ValueError(f"min_lr {self.min_lr:g} is above lr {self.lr:g}; lower min_lr")
-        if self.warmup_epochs > self.epochs:
-            raise ValueError(
-                f"warmup_epochs {self.warmup_epochs:g} exceeds epochs {self.epochs}; lower it"
-            )
-        return self
 
 
 class ValidationConfig(Section):

@@ -47,6 +47,8 @@ WARN_STEPS = 200
 """Steps before a collapse is spoken of: at the start every network looks collapsed."""
 WARN_LINES = 10
 """Lines of metrics in a row that must show it."""
+SKIPS = 10
+"""Steps in a row that `optim.skip_nonfinite` may leave out."""
 SAVE_SECONDS = 60.0
 """Without `checkpoint.every_steps`: save at the first end of an epoch after so long."""
 
@@ -165,14 +167,16 @@ class Trainer:
         steps = range(self.start, self.total_steps)
         pin = self.session.device.type == "cuda"
         loader = batches(self.data_set, steps, self.config.data, pin)
-        window = MetricWindow(self.plan.batch_size)
+        window = MetricWindow(SKIPS if self.config.optim.skip_nonfinite else 0)
         summary: dict[str, float] = {}
         scores: dict[str, float] = {}
         for step in steps:
             waited = time.perf_counter()
             micro = [next(loader) for _ in range(self.plan.micro_batches)]
             waited = time.perf_counter() - waited
-            window.add(step, self.stepper.take(self.progress(step), micro), waited)
+            images = self.session.world_size * sum(part.images for part in micro)
+            metrics = self.stepper.take(self.progress(step), micro)
+            window.add(step, metrics, waited=waited, images=images)
             done = step + 1
             if done % self.config.log_every == 0 or self._pauses(done):
                 summary |= window.close() | self.schedules.apply(self.optimizer, step)

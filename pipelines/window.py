@@ -21,11 +21,11 @@ class MetricWindow:
     """Collects what the steps since the last log line returned.
 
     Args:
-        batch_size: images per step over all ranks, for the speed.
+        tolerated: steps in a row whose loss may be other than finite; they were left out.
     """
 
-    def __init__(self, batch_size: int) -> None:
-        self.batch_size = batch_size
+    def __init__(self, tolerated: int = 0) -> None:
+        self.tolerated, self.bad = tolerated, 0
         self.cpu = time.process_time()
         self.restart()
 
@@ -34,12 +34,16 @@ class MetricWindow:
         self.steps: list[int] = []
         self.values: dict[str, list[Tensor]] = {}
         self.waited = 0.0
+        self.images = 0.0
         self.begun = time.perf_counter()
 
-    def add(self, step: int, metrics: Mapping[str, Tensor], waited: float) -> None:
-        """Add a step's weighted metrics, and the seconds it waited for data."""
+    def add(
+        self, step: int, metrics: Mapping[str, Tensor], *, waited: float, images: float
+    ) -> None:
+        """Add a step's weighted metrics, its seconds of waiting, its images over all ranks."""
         self.steps.append(step)
         self.waited += waited
+        self.images += images
         for name, value in metrics.items():
             self.values.setdefault(name, []).append(value)
 
@@ -49,19 +53,27 @@ class MetricWindow:
         All ranks must call it together, with the same names of metrics.
 
         Raises:
-            StageError: the loss of a step was not finite; on all ranks alike.
+            StageError: too many steps in a row with a loss that is not finite; on all ranks alike.
         """
         names = sorted(self.values)
-        means = [torch.stack(self.values[name]).mean() for name in names]
+        good = torch.isfinite(torch.stack(self.values["loss"]))
+        kept = good | (not self.tolerated)  # else a bad step would spoil the averages
+        stacks = {name: torch.stack(self.values[name]) for name in names}
+        means = [
+            (values if name == "skipped" else values[kept]).mean()
+            for name, values in stacks.items()
+        ]
         packed = torch.cat([torch.stack(self.values["loss"]), torch.stack(means)])
         numbers: list[float] = all_reduce_mean(packed).tolist()
         losses, averages = numbers[: len(self.steps)], numbers[len(self.steps) :]
         averaged = dict(zip(names, averages, strict=True))
         for step, loss in zip(self.steps, losses, strict=True):
-            if not math.isfinite(loss):
+            self.bad = 0 if math.isfinite(loss) else self.bad + 1
+            if self.bad > self.tolerated:
                 raise StageError(_not_finite(step, loss, averaged))
+        averaged = {name: value for name, value in averaged.items() if math.isfinite(value)}
         seconds = max(time.perf_counter() - self.begun, 1e-9)
-        averaged["images_per_second"] = len(self.steps) * self.batch_size / seconds
+        averaged["images_per_second"] = self.images / seconds
         averaged["waiting"] = self.waited / seconds
         before, self.cpu = self.cpu, time.process_time()  # with what was done since the last close
         averaged["cpu_seconds"] = self.cpu - before

@@ -43,8 +43,9 @@ class EpisodicBatcher:
     ) -> Episode:
         """Return the tasks, stacked; see `fsl.batchers.EpisodeBatcher`."""
         tasks, shown = layout.support_labels.shape
-        pixels = self._pixels(images, labels, seeds, layout).unflatten(0, (tasks, -1))
-        support, query = pixels.split([shown, pixels.shape[1] - shown], 1)
+        pixels = self._pixels(images, labels, seeds, layout)
+        pixels = pixels.reshape(tasks, -1, *pixels.shape[1:])  # (T, S + Q, C, H, W)
+        support, query = pixels[:, :shown], pixels[:, shown:]
         return Episode(
             support.contiguous(),
             layout.support_labels,

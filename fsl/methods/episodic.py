@@ -17,6 +17,7 @@ from fsl.batchers import EpisodeBatcher
 from fsl.images import ImageSpec
 from fsl.method import Method, MethodConfig
 from fsl.metrics import accuracy
+from fsl.modules.episodic_norm import episodic
 from fsl.types import Episode, StepOutput
 
 
@@ -52,6 +53,8 @@ class EpisodicMethod(Method[Episode]):
         images = torch.cat(
             [episode.support_images.flatten(0, 1), episode.query_images.flatten(0, 1)]
         )  # (T*S + T*Q, C, H, W)
-        encoded = self.encode(images)
-        support, query = encoded.split([tasks * shown, len(images) - tasks * shown])
-        return support.unflatten(0, (tasks, -1)), query.unflatten(0, (tasks, -1))
+        with episodic(self.backbone, tasks, shown):
+            encoded = self.encode(images)
+        support, query = torch.split(encoded, [tasks * shown, len(images) - tasks * shown])
+        shape = encoded.shape[1:]
+        return support.reshape(tasks, shown, *shape), query.reshape(tasks, -1, *shape)

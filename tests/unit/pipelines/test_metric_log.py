@@ -84,16 +84,34 @@ def test_the_progress_line_follows_the_file_and_a_restart(
 
 
 def test_a_window_averages_and_names_the_first_bad_step() -> None:
-    window = MetricWindow(batch_size=8)
+    window = MetricWindow()
     for step, loss in ((4, 1.0), (5, 3.0)):
-        window.add(step, {"loss": torch.tensor(loss), "rank": torch.tensor(2.0)}, waited=0.0)
+        window.add(
+            step, {"loss": torch.tensor(loss), "rank": torch.tensor(2.0)}, waited=0, images=8
+        )
     numbers = window.close()
     assert (numbers["loss"], numbers["rank"]) == (2.0, 2.0)
     for step, loss in ((6, 1.0), (7, float("nan")), (8, float("inf"))):
-        window.add(step, {"loss": torch.tensor(loss), "rank": torch.tensor(2.0)}, waited=0.0)
+        window.add(
+            step, {"loss": torch.tensor(loss), "rank": torch.tensor(2.0)}, waited=0, images=8
+        )
     with pytest.raises(
         StageError, match=r"loss of step 7 is nan; averages around it: rank 2\. Lower"
     ):
+        window.close()
+
+
+def test_a_window_leaves_skipped_steps_out_of_its_averages() -> None:
+    window = MetricWindow(tolerated=2)
+    for step, loss in enumerate((1.0, float("nan"), float("inf"), 3.0)):
+        skipped = torch.tensor(float(loss not in (1.0, 3.0)))
+        window.add(step, {"loss": torch.tensor(loss), "skipped": skipped}, waited=0, images=8)
+    numbers = window.close()
+    assert (numbers["loss"], numbers["skipped"]) == (2.0, 0.5)
+    for step in range(4, 7):
+        bad = {"loss": torch.tensor(float("nan")), "skipped": torch.tensor(1.0)}
+        window.add(step, bad, waited=0, images=8)
+    with pytest.raises(StageError, match="loss of step 6 is nan"):
         window.close()
 
 

@@ -1,4 +1,4 @@
-"""Schedules as the optimizer sees them, and the three kinds of clipping."""
+"""Schedules as the optimizer sees them, and the kinds of clipping."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from pipelines.optim import Schedules, build_optimizer, clip_gradients_
-from pipelines.train_config import ClipConfig, OptimConfig
+from fsl.config import build
+from fsl.errors import ConfigError
+from pipelines.optim import Schedules, build_optimizer, clip_gradients_, prepare_gradients_
+from pipelines.optim_config import ClipConfig, OptimConfig, StaircaseConfig
 
 
 class Net(nn.Module):
@@ -61,3 +63,36 @@ def test_the_global_norm_scales_all_gradients_alike() -> None:
     first, second = tensors[0].grad, tensors[1].grad
     assert torch.cat([first, second]).norm().item() == pytest.approx(1.0)
     torch.testing.assert_close(first, 8 * second)
+
+
+def test_a_staircase_falls_at_its_steps_and_an_unscaled_decay_follows_the_rate() -> None:
+    config = OptimConfig(
+        lr=1e-3, min_lr=0, warmup_epochs=0, staircase=StaircaseConfig(every=2, factor=0.1),
+        weight_decay=1e-6, final_weight_decay=None, decay_times_lr=False, decay_all=True,
+    )  # fmt: skip
+    net = Net()
+    optimizer = build_optimizer(net, config)
+    schedules = Schedules(config, 100, 10)
+    (group,) = optimizer.param_groups  # biases decay as well
+    for step, rate in enumerate((1e-3, 1e-3, 1e-4, 1e-4, 1e-5)):
+        schedules.apply(optimizer, step)
+        assert group["lr"] == pytest.approx(rate)
+        assert group["lr"] * group["weight_decay"] == pytest.approx(1e-6)
+
+
+def test_the_penalty_enters_before_the_gradients_are_normalised() -> None:
+    net = Net()
+    config = OptimConfig(l2=0.5, clip=ClipConfig(kind="normalise"))
+    optimizer = build_optimizer(net, config)
+    for parameter in net.layer.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    norm = prepare_gradients_(net, optimizer, config)
+    weight = net.layer.weight.detach()
+    torch.testing.assert_close(norm, weight.norm())  # 2 * 0.5 * w; the bias is not penalised
+    assert net.layer.weight.grad is not None
+    torch.testing.assert_close(net.layer.weight.grad, weight / weight.norm())
+
+
+def test_a_staircase_with_a_warm_up_is_refused() -> None:
+    with pytest.raises(ConfigError, match="has no warm-up"):
+        build(OptimConfig, {"staircase": {"every": 10}})
