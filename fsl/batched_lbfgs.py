@@ -117,4 +117,5 @@ def _step(moved: Tensor, change: Tensor) -> _Step:
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     """Product of each pair of rows, (E, n) twice -> (E,)."""
-    return torch.linalg.vecdot(a, b)
+    product: Tensor = torch.linalg.vecdot(a, b)
+    return product

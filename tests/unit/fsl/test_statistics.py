@@ -11,6 +11,7 @@ from fsl.metrics import mean_ci95
 from fsl.statistics import (
     PairedDifference,
     class_accuracies,
+    class_bootstrap,
     class_interval,
     paired_difference,
     student_t,
@@ -53,7 +54,7 @@ def test_unequal_numbers_of_episodes_cannot_be_paired() -> None:
     [(1, 12.706), (4, 2.776), (5, 2.571), (9, 2.262), (19, 2.093), (10**6, 1.96)],
 )
 def test_student_t_is_that_of_the_tables(freedom: int, table: float) -> None:
-    assert student_t(freedom) == pytest.approx(table, rel=2e-3)
+    assert student_t(freedom) == pytest.approx(table, rel=4e-4)
 
 
 def drawn_episodes(classes: int, ways: int, episodes: int, generator: torch.Generator) -> Tensor:
@@ -104,6 +105,56 @@ def test_no_interval_over_classes_when_every_episode_has_all_of_them() -> None:
     interval = class_interval(torch.rand(10), members)
     assert math.isnan(interval.half_width)
     assert "no interval: each episode has all classes" in str(interval)
+
+
+def confused_points(generator: torch.Generator, classes: int, ways: int) -> tuple[Tensor, Tensor]:
+    """Accuracy of each way (E, W) and the classes (E, W); near classes are confused."""
+    members = drawn_episodes(classes, ways, 1000, generator)
+    embedding = torch.randn(classes, 4, generator=generator, dtype=torch.float64)[members]
+    near = torch.exp(-torch.cdist(embedding, embedding).square() / 4)
+    return 1 / near.sum(-1), members
+
+
+@pytest.mark.parametrize("ways", [2, 4])
+def test_a_two_level_bootstrap_finds_the_same_width(ways: int) -> None:
+    generator = torch.Generator().manual_seed(ways)
+    ratios = []
+    for _ in range(20):
+        way_values, members = confused_points(generator, 25, ways)
+        values = way_values.mean(-1)
+        drawn = class_bootstrap(values, members, 300, generator)
+        assert drawn.mean == pytest.approx(class_interval(values, members).mean)
+        ratios.append(drawn.half_width / class_interval(values, members).half_width)
+    assert sum(ratios) / len(ratios) == pytest.approx(1, abs=0.1)
+
+
+def test_the_bootstrap_adds_the_noise_of_the_episodes() -> None:
+    generator = torch.Generator().manual_seed(0)
+    members = torch.arange(40).repeat(25)[:, None]  # classes that make no difference
+    values = torch.rand(1000, generator=generator, dtype=torch.float64)
+    drawn = class_bootstrap(values, members, 1000, generator)
+    # weights n * m of a class and an episode, both of mean and variance 1: E(nm)^2 - 1 = 3
+    assert drawn.half_width == pytest.approx(3**0.5 * mean_ci95(values).half_width, rel=0.1)
+
+
+def test_with_every_class_in_every_episode_the_classes_own_spread_bounds_the_interval() -> None:
+    generator = torch.Generator().manual_seed(3)
+    covered, runs = 0, 100
+    pool = torch.randn(20_000, 8, 4, generator=generator, dtype=torch.float64)
+    truth = (1 / torch.exp(-torch.cdist(pool, pool).square() / 4).sum(-1)).mean()
+    for _ in range(runs):
+        way_values, members = confused_points(generator, 8, 8)
+        interval = class_interval(way_values.mean(-1), members, way_values)
+        assert interval.at_most
+        covered += abs(interval.mean - float(truth)) < interval.half_width
+    assert covered >= 90
+    assert "± at most" in str(interval)
+
+
+def test_way_values_change_nothing_when_episodes_leave_classes_out() -> None:
+    way_values, members = confused_points(torch.Generator().manual_seed(0), 12, 5)
+    values = way_values.mean(-1)
+    assert class_interval(values, members, way_values) == class_interval(values, members)
 
 
 def test_class_accuracies_average_over_the_ways_of_a_class() -> None:
