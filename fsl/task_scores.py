@@ -90,5 +90,5 @@ def remaining_queries(labels: Tensor, support: Tensor, limit: int) -> tuple[Tens
     free = inside & (rows[..., None] != support[..., None, :]).all(-1)
     free &= free.cumsum(-1) <= limit
     most = int(free.sum(-1).max())
-    first = free.to(torch.uint8).argsort(-1, descending=True, stable=True)[..., :most]
+    first = free.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)[..., :most]
     return rows.gather(-1, first), free.gather(-1, first)

@@ -19,7 +19,14 @@ from pipelines.report.episode import ShownEpisode
 from pipelines.report.history import StageRecord
 from pipelines.report.patches import MaskedView, PatchMatch
 
-PROTOCOLS = {"prototype": "nearest class mean (cosine)", "classifier": "cosine classifier"}
+PROTOCOLS = {
+    "method": "each method's own classifier",
+    "prototype": "nearest class mean (cosine)",
+    "nearest_mean": "nearest class mean (Euclidean)",
+    "classifier": "cosine classifier trained on each support set",
+    "ridge": "ridge regression",
+    "logistic": "logistic regression",
+}
 
 
 @dataclass
@@ -97,8 +104,6 @@ def protocol_words(summary: Mapping[str, Any]) -> str:
     )
     used = dict.fromkeys(entry["protocol"] for entry in summary["results"])
     protocols = " and ".join(PROTOCOLS.get(name, name) for name in used)
-    if "classifier" in used:
-        protocols += f" ({summary['classifier_epochs']} epochs on each support set)"
     return (
         f"{protocols[0].upper()}{protocols[1:]}; {queries}; "
         f"the same {summary['tasks']} episodes for every model (seed {summary['seed']}); "

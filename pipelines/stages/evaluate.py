@@ -6,7 +6,7 @@ computed once per checkpoint; after that an episode costs microseconds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -15,12 +15,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data_shards.episodes import EpisodeBank
+from data_shards.features import FeatureSet
+from data_shards.labelled_rows import LabelledRows
 from data_shards.location import Location
-from data_shards.manifest import ShardSet, Split
+from data_shards.manifest import ShardSet
+from fsl.backbones.features import FeaturesConfig
 from fsl.config import RuntimeOnly
-from fsl.cosine_classifier import EPOCHS, classifier_scores
+from fsl.episode_heads import HeadConfig, PrototypeConfig, build_head
 from fsl.errors import ConfigError, StageError
-from fsl.evaluation import EpisodeScores, prototype_scores
+from fsl.evaluation import EpisodeScores
 from fsl.images import ImageSpec
 from pipelines.accuracies import (
     Scored,
@@ -31,11 +34,12 @@ from pipelines.accuracies import (
     write_summary,
     write_table,
 )
-from pipelines.candidates import Candidate, Model, Pixels
-from pipelines.checkpoint import load_model
+from pipelines.candidates import Candidate, Model, Pixels, Vectors
+from pipelines.checkpoint import LoadedModel, load_model
+from pipelines.protocols import OWN, AnyProtocol, protocol_names
 from pipelines.stage import (
     ANY,
-    ONE,
+    OPTIONAL,
     STAGES,
     Count,
     PlannedStage,
@@ -44,9 +48,9 @@ from pipelines.stage import (
     StageResult,
     inputs_giving,
 )
+from pipelines.training_data import Data, open_data
 
 BANKS, FEATURES = "banks", "features"
-Protocol = Literal["method", "prototype", "classifier"]
 
 
 class EvaluateConfig(StageConfig):
@@ -65,15 +69,14 @@ class EvaluateConfig(StageConfig):
     """Episodes; the paper has 10000."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     """Seed of the episodes; null: the recipe's."""
-    protocols: list[Protocol] = Field(default=["prototype"])
-    """`method`: the method's own classifier (of a baseline: as `prototype`). `prototype`: nearest
-    class mean by cosine. `classifier`: a cosine classifier trained on each episode's support."""
+    protocols: list[AnyProtocol] = Field(default=[PrototypeConfig()])
+    """Who answers: `method` is the method's own classifier; others fit a head to each support set:
+    `prototype` (nearest class mean by cosine), `nearest_mean`, `ridge`, `logistic`, `classifier`;
+    a name, or a mapping with the head's settings."""
     which: Literal["best", "last"] = "best"
     """Which checkpoint of each train stage."""
     baselines: list[Literal["pixels"]] = Field(default=[])
     """What learnt nothing, for comparison: `pixels` takes small pictures for features."""
-    classifier_epochs: Annotated[int, Field(ge=1, le=10_000)] = EPOCHS
-    """Passes over the support; the published protocol has 301."""
     batch_size: Annotated[int, Field(ge=1), RuntimeOnly] = 256
     """Images per forward pass."""
     loader_workers: Annotated[int, Field(ge=0, le=64), RuntimeOnly] = 0
@@ -82,7 +85,7 @@ class EvaluateConfig(StageConfig):
     @field_validator("shots", "protocols", "ways")
     @classmethod
     def _named_once(cls, value: Any) -> Any:
-        if isinstance(value, list) and (not value or len(set(value)) != len(value)):
+        if isinstance(value, list) and (not value or any(value.count(v) > 1 for v in value)):
             raise ValueError("needs at least one entry, each once")
         return value
 
@@ -103,51 +106,56 @@ class EvaluateStage(Stage[EvaluateConfig]):
 
     Config = EvaluateConfig
     gives = "accuracies"
-    takes: ClassVar[Mapping[str, Count]] = {"shards": ONE, "model": ANY}
+    takes: ClassVar[Mapping[str, Count]] = {"shards": OPTIONAL, "features": OPTIONAL, "model": ANY}
 
     def check(self, inputs: Mapping[str, PlannedStage]) -> None:
         """Find impossible settings; those about the data once the shards exist."""
         models = [item.label for item in inputs_giving(inputs, "model")]
-        if not models and not self.config.baselines:
+        shards, features = inputs_giving(inputs, "shards"), inputs_giving(inputs, "features")
+        if not models and not self.config.baselines and not features:
             raise StageError(
                 "nothing to evaluate: list a train stage in needs, or set baselines: [pixels]"
             )
+        if not shards and not features:
+            raise StageError("needs: list the stage that gives the shards, or the features")
+        if self.config.baselines and not shards:
+            raise StageError("baselines: pixels needs images; list the stage that gives the shards")
         clash = set(models) & set(self.config.baselines)
         if clash:
             raise StageError(f"a train stage is called {clash.pop()!r} like a baseline; rename it")
-        for shards in inputs_giving(inputs, "shards"):
-            if shards.result is not None:
-                check_data(self.config, ShardSet.open(shards.result.path))
+        for source in [*shards, *features]:
+            if source.result is not None:
+                check_data(self.config, open_data(source.result.path, source.gives == "features"))
 
     def run(self, inputs: Mapping[str, StageResult], out: Location) -> Mapping[str, float]:
         """Compute features, answer the episodes, write table and summary."""
-        shard_set = ShardSet.open(inputs_giving(inputs, "shards")[0].path)
-        check_data(self.config, shard_set)
-        split = shard_set.split(self.config.split)
+        data = [open_data(source.path, source.gives == "features") for source in _sources(inputs)]
+        split = data[0].split(self.config.split)
+        for source in data:
+            check_data(self.config, source)
+            _same_images(split, source.split(self.config.split))
         banks = seal_banks(self.config, split)
         places = {name: bank.save(out / BANKS).name for name, bank in banks.items()}
-        models = inputs_giving(inputs, "model")
         scored: list[Scored] = []
         digests: dict[str, str] = {}
-        for candidate in self._candidates(models, split, out / FEATURES):
+        for candidate in self._candidates(inputs, data, out / FEATURES):
             digests[candidate.name] = candidate.digest
             scored += self._score(candidate, banks, split)
-        order = [*self.config.baselines, *(model.label for model in models)]
         summary: dict[str, Any] = {
             "split": split.name,
             "classes": split.class_names,
             "images": len(split),
-            "data": shard_set.digest,
+            "data": split.shard_set.digest,
             "tasks": self.config.tasks,
             "queries": self.config.queries,
             "which": self.config.which,
-            "classifier_epochs": self.config.classifier_epochs,
+            "protocols": [item.model_dump(mode="json") for item in self.config.protocols],
             "seed": self.config.seed or 0,
             "banks": [
                 {"ways": ways, "shots": shots, "file": file}
                 for (ways, shots), file in places.items()
             ],
-            "models": [{"label": name, "weights": digests[name]} for name in order],
+            "models": [{"label": name, "weights": digests[name]} for name in digests],
             "results": [result_entry(item, len(split.class_names)) for item in scored],
             "differences": differences(scored),
         }
@@ -160,55 +168,87 @@ class EvaluateStage(Stage[EvaluateConfig]):
         return flat_metrics(summary)
 
     def _candidates(
-        self, models: list[StageResult], split: Split, cache: Location
+        self, inputs: Mapping[str, StageResult], data: Sequence[Data], cache: Location
     ) -> Iterator[Candidate]:
-        """Yield each baseline and model."""
+        """Yield baselines, the feature table, and each model."""
         config = self.config
+        models = inputs_giving(inputs, "model")
         loaded = [load_model(model.path, config.which) for model in models]
-        images = loaded[0].images if loaded else ImageSpec()
-        for _ in config.baselines:
-            yield Pixels(split, images, cache, config.batch_size)
+        shards = next((source for source in data if isinstance(source, ShardSet)), None)
+        tables = next((source for source in data if isinstance(source, FeatureSet)), None)
+        images = next((m.images for m in loaded if not _on_vectors(m)), ImageSpec())
+        if shards is not None:
+            for _ in config.baselines:
+                yield Pixels(shards.split(config.split), images, cache, config.batch_size)
+        if tables is not None:
+            label = inputs_giving(inputs, "features")[0].label
+            yield Vectors(label, tables.split(config.split))
         for stage, model in zip(models, loaded, strict=True):
+            source = tables if _on_vectors(model) else shards
+            if source is None:
+                what = "features" if _on_vectors(model) else "shards"
+                raise StageError(f"needs: {stage.label!r} was trained on {what}; list their stage")
             yield Model(
                 stage.label,
                 model,
-                split,
+                source,
+                config.split,
                 cache,
                 batch_size=config.batch_size,
                 loader_workers=config.loader_workers,
             )
 
     def _score(
-        self, candidate: Candidate, banks: Mapping[tuple[int, int], EpisodeBank], split: Split
+        self,
+        candidate: Candidate,
+        banks: Mapping[tuple[int, int], EpisodeBank],
+        split: LabelledRows,
     ) -> Iterator[Scored]:
         """Yield one candidate's scores under each setting."""
         labels = torch.from_numpy(split.labels.copy()).long()
+        protocols = self.config.protocols
         for (ways, shots), bank in banks.items():
             classes = torch.from_numpy(bank.classes.copy()).long()
-            for protocol in self.config.protocols:
+            for protocol, name in zip(protocols, protocol_names(protocols), strict=True):
                 scores = self._answer(protocol, candidate, labels, bank)
-                yield Scored(candidate.name, Setting(protocol, ways, shots), scores, classes)
+                yield Scored(candidate.name, Setting(name, ways, shots), scores, classes)
 
     def _answer(
-        self, protocol: Protocol, candidate: Candidate, labels: Tensor, bank: EpisodeBank
+        self, protocol: HeadConfig, candidate: Candidate, labels: Tensor, bank: EpisodeBank
     ) -> EpisodeScores:
         support = torch.from_numpy(bank.support.copy()).long()
         query = None if bank.query is None else torch.from_numpy(bank.query.copy()).long()
-        if protocol == "method":
+        if protocol.name == OWN:
             return candidate.own_scores(labels, support, query)
-        if protocol == "prototype":
-            return prototype_scores(candidate.features, labels, support, query)
-        return classifier_scores(
+        centred = protocol.features.startswith("centred")
+        return build_head(protocol).scores(
             candidate.features,
             labels,
             support,
             query,
+            base_mean=candidate.base_mean if centred else None,
             seed=self.config.seed or 0,
-            epochs=self.config.classifier_epochs,
         )
 
 
-def seal_banks(config: EvaluateConfig, split: Split) -> dict[tuple[int, int], EpisodeBank]:
+def _sources(inputs: Mapping[str, StageResult]) -> list[StageResult]:
+    return [*inputs_giving(inputs, "shards"), *inputs_giving(inputs, "features")]
+
+
+def _on_vectors(model: LoadedModel) -> bool:
+    return isinstance(model.config.backbone, FeaturesConfig)
+
+
+def _same_images(one: LabelledRows, other: LabelledRows) -> None:
+    """Refuse features of other images: an episode is a list of rows."""
+    if (one.shard_set.digest, len(one)) != (other.shard_set.digest, len(other)):
+        raise StageError(
+            f"{other.shard_set.root}: these features are of other images than "
+            f"{one.shard_set.root}; evaluate them in a stage of their own"
+        )
+
+
+def seal_banks(config: EvaluateConfig, split: LabelledRows) -> dict[tuple[int, int], EpisodeBank]:
     """Return the episodes of each (ways, shots)."""
     return {
         (ways, shots): EpisodeBank.make(
@@ -219,9 +259,9 @@ def seal_banks(config: EvaluateConfig, split: Split) -> dict[tuple[int, int], Ep
     }
 
 
-def check_data(config: EvaluateConfig, shard_set: ShardSet) -> None:
+def check_data(config: EvaluateConfig, data: Data) -> None:
     """Refuse settings that the data cannot serve."""
-    counts = shard_set.split(config.split).class_rows().counts
+    counts = data.split(config.split).class_rows().counts
     needed = max(config.shots) + (config.queries_per_way or 1)
     enough = int((counts >= needed).sum())
     if max(config.all_ways) > enough:

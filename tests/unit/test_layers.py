@@ -10,7 +10,15 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 LAYERS = ["fsl", "data_shards", "pipelines", "tuning"]
-DATA_SHARDS_MAY_USE = {"types", "config", "errors", "registry", "images", "batchers", "search_space"}
+DATA_SHARDS_MAY_USE = {
+    "types",
+    "config",
+    "errors",
+    "registry",
+    "images",
+    "batchers",
+    "search_space",
+}
 FORBIDDEN = {
     "fsl": {"ray", "webdataset", "pyarrow", "optuna"},
     "data_shards": {"ray", "optuna", "timm"},

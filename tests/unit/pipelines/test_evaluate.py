@@ -76,7 +76,7 @@ def test_damaged_features_are_computed_again(run: FinishedRun) -> None:
 def test_classifier_and_all_remaining_queries(run: FinishedRun) -> None:
     settings: dict[str, object] = {
         "tasks": 4, "queries": "all", "shots": [1], "ways": [2, 5],
-        "protocols": ["prototype", "classifier"], "classifier_epochs": 3,
+        "protocols": ["method", "ridge", {"name": "classifier", "epochs": 3}],
     }  # fmt: skip
     other = run.run("other", "evaluate", settings, ["shards", "distill"])
     assert {key for key in other.metrics if key.startswith("distill_classifier")} >= {
