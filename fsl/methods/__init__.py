@@ -1,10 +1,19 @@
 """Our methods; importing this package registers them."""
 
 from fsl.methods.awgim import AWGIM
+from fsl.methods.crosstransformer import CrossTransformer
 from fsl.methods.masked_distillation import MaskedDistillation
 from fsl.methods.protonet import ProtoNet
 from fsl.methods.simclr import SimCLR
 from fsl.methods.smkd import SMKD
 from fsl.methods.supervised import Supervised
 
-__all__ = ["AWGIM", "SMKD", "MaskedDistillation", "ProtoNet", "SimCLR", "Supervised"]
+__all__ = [
+    "AWGIM",
+    "SMKD",
+    "CrossTransformer",
+    "MaskedDistillation",
+    "ProtoNet",
+    "SimCLR",
+    "Supervised",
+]

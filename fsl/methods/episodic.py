@@ -5,19 +5,22 @@ Letters in shapes: T tasks, S support images, Q queries, W ways, *F what is kept
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from fsl.augment import SingleViewConfig
 from fsl.augment.episode_batcher import EpisodicBatcher
+from fsl.augment.simclr_episodes import SimCLREpisodeConfig
 from fsl.batchers import EpisodeBatcher
 from fsl.images import ImageSpec
 from fsl.method import Method, MethodConfig
 from fsl.metrics import accuracy
 from fsl.modules.episodic_norm import episodic
+from fsl.search_space import Choice
 from fsl.types import Episode, StepOutput
 
 
@@ -26,6 +29,12 @@ class EpisodicConfig(MethodConfig):
 
     view: SingleViewConfig | None = None
     """Random view of each training image; null takes the evaluation view, as published."""
+    simclr_fraction: Annotated[float, Field(ge=0, le=1), Choice(0.0, 0.25, 0.5)] = 0.0
+    """Share of training tasks that become SimCLR episodes: every support image is a class, and
+    its queries are other views of it (CrossTransformers, section 3.3; 0.5 there). Each task is then
+    passed through the network by itself."""
+    simclr: SimCLREpisodeConfig = SimCLREpisodeConfig()
+    """How SimCLR episodes change images."""
 
 
 class EpisodicMethod(Method[Episode]):
@@ -38,7 +47,7 @@ class EpisodicMethod(Method[Episode]):
     def batcher(cls, config: Any, images: ImageSpec, grid_of: Any) -> EpisodeBatcher:
         """Return the maker of episodes; see `Method.batcher`."""
         del grid_of
-        return EpisodicBatcher(images, config.view)
+        return EpisodicBatcher(images, config.view, config.simclr_fraction, config.simclr)
 
     def loss(self, batch: Episode) -> StepOutput:
         """Return the mean cross-entropy of the queries against their own task's classes."""

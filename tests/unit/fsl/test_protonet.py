@@ -20,6 +20,10 @@ class TestCosine(MethodContract):
     config = ProtoNetConfig(metric="cosine", temperature=0.1)
 
 
+class TestSimCLREpisodes(MethodContract):
+    config = ProtoNetConfig(temperature=8.0, simclr_fraction=1.0)
+
+
 def classify(episode: Episode, **settings: object) -> torch.Tensor:
     return ProtoNet(ProtoNetConfig.model_validate(settings), tiny_backbone()).classify(episode)
 

@@ -18,7 +18,7 @@ from pipelines.trainer import Trainer
 from pipelines.training_data import build_data_set, build_plan
 from tests.toy_training import toy_config, toy_shards, toy_spec, weights
 
-METHOD = {"name": "protonet", "view": {"quarter_turns": True}}
+METHOD = {"name": "protonet", "view": {"quarter_turns": True}, "simclr_fraction": 0.0}
 EPISODES = {"name": "fixed", "ways": 4, "shots": 1, "queries": 2, "per_step": 4, "per_epoch": 12}
 
 
