@@ -180,7 +180,8 @@ def class_bootstrap(
         times = _drawn(size, count, generator)[:, which].prod(-1)  # (R, E)
         times *= _drawn(size, episodes, generator)
         means.append((times @ values) / times.sum(-1))
-    spread = float(torch.cat(means).std())
+    drawn = torch.cat(means)  # (R,) NaN where no episode is left
+    spread = float(drawn[~drawn.isnan()].std())
     return ClassCI(float(values.mean()), student_t(count - 1) * spread, count)
 
 
