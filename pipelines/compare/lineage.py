@@ -1,0 +1,94 @@
+"""What a model was made from: which method it is whatever the seed, its seed, its cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from fsl.config import build, digest, fingerprint
+from fsl.errors import FewShotError
+from pipelines.report.history import StageRecord
+from pipelines.stage import STAGES
+
+EPISODES = {
+    "seed": 0, "split": "", "ways": 2, "shots": [1], "tasks": 2, "queries": 1,
+    "protocols": ["prototype"], "baselines": [],
+}  # fmt: skip
+"""Settings of an evaluate stage that say what was asked, not how a model answers."""
+
+Stages = Mapping[str, StageRecord]
+
+
+def settings_digest(label: str, stages: Stages) -> str:
+    """Return the identity of a stage's result but for the seeds, its own and its inputs'."""
+    return _identity(stages[label], stages, {"seed": 0})
+
+
+def method_digest(label: str, evaluation: str, stages: Stages) -> str:
+    """Return the identity of a model and of how it answers but for the seeds.
+
+    Args:
+        label: the model's; one that is no stage is a baseline, known by name and image settings.
+        evaluation: label of the evaluate stage.
+        stages: what the evaluation was made from.
+    """
+    how = _settings(stages[evaluation], EPISODES)
+    if label in stages:
+        return digest({"label": label, "model": settings_digest(label, stages), "how": how})
+    images = next((r.config["images"] for r in stages.values() if r.config.get("images")), None)
+    return digest({"baseline": label, "images": images, "how": how})
+
+
+def seed_of(label: str, stages: Stages) -> int | None:
+    """Return the seed a model was trained with, None for a baseline or when it is not recorded."""
+    seed = stages[label].config.get("seed") if label in stages else None
+    return seed if isinstance(seed, int) else None
+
+
+def cpu_minutes(label: str, stages: Stages) -> float | None:
+    """Return the training time of a model with all the models it was made from.
+
+    None when a train stage among them did not record it; a baseline has nothing to train: 0.
+    """
+    total = 0.0
+    for record in _made_from(label, stages):
+        spent = record.result.get("metrics", {}).get("cpu_minutes")
+        if spent is None and record.kind == "train":
+            return None
+        total += spent or 0.0
+    return total
+
+
+def _made_from(label: str, stages: Stages) -> Iterator[StageRecord]:
+    """Yield a stage and all above it, each once."""
+    seen: set[str] = set()
+    waiting = [label]
+    while waiting:
+        name = waiting.pop()
+        if name not in seen and name in stages:
+            seen.add(name)
+            waiting += stages[name].needs
+            yield stages[name]
+
+
+def _identity(record: StageRecord, stages: Stages, ignored: Mapping[str, Any]) -> str:
+    if not record.config:  # it lies outside the run directory: only its key is known
+        return record.key
+    inputs = [_identity(stages[name], stages, ignored) for name in record.needs]
+    settings = _settings(record, ignored)
+    return digest({"kind": record.kind, "settings": settings, "inputs": inputs})
+
+
+def _settings(record: StageRecord, ignored: Mapping[str, Any]) -> str:
+    """Return the fingerprint of a stage's settings with fixed values for the ignored ones.
+
+    Settings that the installed version does not understand are compared as they are written.
+    """
+    try:
+        config = build(STAGES.get(record.kind).Config, record.config)
+    except FewShotError:
+        dropped = {*ignored, "needs"}
+        return digest({k: v for k, v in record.config.items() if k not in dropped})
+    fields = type(config).model_fields
+    update = {key: value for key, value in ignored.items() if key in fields}
+    return fingerprint(config.model_copy(update=update))

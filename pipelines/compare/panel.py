@@ -1,0 +1,153 @@
+"""One table: methods that answered the same sealed bank, and every difference between two of them.
+
+Letters: E episodes, W ways, M methods.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean, stdev
+
+import torch
+from torch import Tensor
+
+from fsl.errors import StageError
+from fsl.metrics import MeanCI, mean_ci95
+from fsl.statistics import ClassCI, class_interval
+from pipelines.compare.answers import Answers, Bank
+from pipelines.compare.differences import Difference, all_differences
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method on one bank.
+
+    Attributes:
+        name: short and unique among all that are compared.
+        answers: those of each training run (seed).
+    """
+
+    name: str
+    answers: Sequence[Answers]
+
+    @cached_property
+    def values(self) -> Tensor:
+        """Accuracy of each episode, the mean over the training runs, (E,) float64."""
+        return torch.stack([item.accuracies for item in self.answers]).mean(0)
+
+    @cached_property
+    def ways(self) -> Tensor:
+        """Accuracy on the queries of each way, the mean over the training runs, (E, W) float64."""
+        return torch.stack([item.way_accuracies for item in self.answers]).mean(0)
+
+    @cached_property
+    def mean(self) -> MeanCI:
+        """Accuracy with the interval over episodes."""
+        return mean_ci95(self.values)
+
+    @cached_property
+    def across(self) -> ClassCI:
+        """Accuracy with the interval over classes."""
+        return class_interval(self.values, self.answers[0].classes, self.ways)
+
+    @cached_property
+    def run_means(self) -> list[float]:
+        """Accuracy of each training run."""
+        return [float(item.accuracies.mean()) for item in self.answers]
+
+    @property
+    def runs(self) -> int:
+        """Number of training runs."""
+        return len(self.answers)
+
+    @property
+    def trained(self) -> bool:
+        """Whether it was trained: a baseline is the same at every seed."""
+        return self.answers[0].trained
+
+    @property
+    def run_sd(self) -> float:
+        """Standard deviation of the accuracy over training runs; NaN for one."""
+        return stdev(self.run_means) if self.runs > 1 else math.nan
+
+    @property
+    def cpu_minutes(self) -> float | None:
+        """Mean training time over the runs, None when one did not record it."""
+        spent = [item.cpu_minutes for item in self.answers]
+        known = [value for value in spent if value is not None]
+        return fmean(known) if len(known) == len(spent) else None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Methods on one bank, the most accurate first.
+
+    Attributes:
+        title: ways and shots, and what else tells its bank from those of other tables.
+        bank: the episodes.
+        rows: one per method.
+        differences: (i, j) -> row i minus row j, both ways round.
+        reference: number of the row that the others are held against.
+        chosen: whether that row was named as the baseline; else it is the best.
+    """
+
+    title: str
+    bank: Bank
+    rows: Sequence[Row]
+    differences: Mapping[tuple[int, int], Difference]
+    reference: int
+    chosen: bool
+
+    @property
+    def comparisons(self) -> int:
+        """Number of pairs."""
+        return len(self.rows) * (len(self.rows) - 1) // 2
+
+    @property
+    def classes(self) -> int:
+        """Number of classes that occur in the episodes."""
+        return self.rows[0].across.classes
+
+    @property
+    def bounded(self) -> bool:
+        """Whether intervals over classes are bounds: every episode has all classes."""
+        return self.rows[0].across.at_most
+
+    def against_reference(self, number: int) -> Difference | None:
+        """Return row `number` minus the reference, None for the reference itself."""
+        return self.differences.get((number, self.reference))
+
+    @property
+    def leaders(self) -> list[int]:
+        """The best row and those that cannot be told from it over episodes."""
+        others = range(1, len(self.rows))
+        return [0, *(i for i in others if not self.differences[0, i].real)]
+
+
+def panel(title: str, bank: Bank, rows: Sequence[Row], baseline: str | None) -> Panel:
+    """Return the table of at least two methods.
+
+    Raises:
+        StageError: two methods were not asked the same classes: a table was changed.
+    """
+    first = rows[0].answers[0]
+    for item in (item for row in rows for item in row.answers):
+        if not torch.equal(item.classes, first.classes):
+            raise StageError(
+                f"{item.place} and {first.place}: both name the episodes bank-{bank.digest}, but "
+                "their tables have other classes: one was changed; delete it and run the recipe "
+                "again"
+            )
+    ranked = sorted(rows, key=lambda row: -row.mean.mean)
+    names = [row.name for row in ranked]
+    reference = names.index(baseline) if baseline in names else 0
+    differences = all_differences(
+        [row.values for row in ranked],
+        [row.ways for row in ranked],
+        [row.run_means for row in ranked],
+        first.classes,
+    )
+    return Panel(title, bank, ranked, differences, reference, baseline in names)
