@@ -11,11 +11,9 @@ from torch import Tensor
 
 from data_shards.location import Location
 from fsl.errors import ConfigError, did_you_mean
-from pipelines.compare.lineage import cpu_minutes, method_digest, seed_of
+from pipelines.compare.lineage import cpu_minutes, is_trained, method_digest, seed_of
 from pipelines.compare.load import Evaluation
-
-OWN = "method"
-"""The protocol in which a method answers by its own classifier: it stands for the model."""
+from pipelines.protocols import OWN
 
 
 @dataclass(frozen=True)
@@ -43,8 +41,8 @@ class Answers:
         run: directory of the run.
         place: directory of the evaluate stage.
         evaluation: label of the evaluate stage.
-        model: label of the train stage, or name of a baseline.
-        trained: whether it is a train stage's model; a baseline has no seed.
+        model: label of the stage that made it, or name of a baseline.
+        trained: whether training is behind it; a baseline has no seed.
         protocol: how the queries were answered.
         seed: what the model was trained with, if recorded.
         weights: digest of its weights, "" when not recorded.
@@ -118,6 +116,7 @@ def answers_of(evaluation: Evaluation) -> Iterator[Answers]:
     summary, stages = evaluation.summary, evaluation.stages
     banks = {(entry["ways"], entry["shots"]): _bank(summary, entry) for entry in summary["banks"]}
     weights = {entry["label"]: str(entry.get("weights", "")) for entry in summary["models"]}
+    heads = _heads(evaluation)
     for item in evaluation.scored:
         setting, model = item.setting, item.model
         yield Answers(
@@ -125,11 +124,11 @@ def answers_of(evaluation: Evaluation) -> Iterator[Answers]:
             place=evaluation.place,
             evaluation=evaluation.label,
             model=model,
-            trained=model in stages,
+            trained=is_trained(model, stages),
             protocol=setting.protocol,
             seed=seed_of(model, stages),
             weights=weights.get(model, ""),
-            method=method_digest(model, evaluation.label, stages),
+            method=method_digest(model, evaluation.label, stages, heads.get(setting.protocol)),
             cpu_minutes=cpu_minutes(model, stages),
             bank=banks[setting.ways, setting.shots],
             accuracies=item.scores.accuracies,
@@ -174,6 +173,13 @@ def _without_twins(answers: Sequence[Answers]) -> list[Answers]:
         or (same := own.get((item.place, item.model, item.bank))) is None
         or not torch.equal(same, item.accuracies)
     ]
+
+
+def _heads(evaluation: Evaluation) -> dict[str, Any]:
+    """Return the settings of each protocol: two with one name may answer differently."""
+    names = dict.fromkeys(item.setting.protocol for item in evaluation.scored)
+    settings = evaluation.summary.get("protocols", [])  # in the order in which models are scored
+    return dict(zip(names, settings, strict=True)) if len(names) == len(settings) else {}
 
 
 def _bank(summary: Mapping[str, Any], entry: Mapping[str, Any]) -> Bank:

@@ -24,25 +24,34 @@ def settings_digest(label: str, stages: Stages) -> str:
     return _identity(stages[label], stages, {"seed": 0})
 
 
-def method_digest(label: str, evaluation: str, stages: Stages) -> str:
+def method_digest(label: str, evaluation: str, stages: Stages, head: Any) -> str:
     """Return the identity of a model and of how it answers but for the seeds.
 
     Args:
         label: the model's; one that is no stage is a baseline, known by name and image settings.
         evaluation: label of the evaluate stage.
         stages: what the evaluation was made from.
+        head: settings of the protocol, None when they are not recorded.
     """
-    how = _settings(stages[evaluation], EPISODES)
+    how = [_settings(stages[evaluation], EPISODES), head]
     if label in stages:
         return digest({"label": label, "model": settings_digest(label, stages), "how": how})
     images = next((r.config["images"] for r in stages.values() if r.config.get("images")), None)
     return digest({"baseline": label, "images": images, "how": how})
 
 
+def is_trained(label: str, stages: Stages) -> bool:
+    """Return whether training is behind a model: not behind a baseline or published features."""
+    return any(record.kind == "train" for record in _made_from(label, stages))
+
+
 def seed_of(label: str, stages: Stages) -> int | None:
-    """Return the seed a model was trained with, None for a baseline or when it is not recorded."""
-    seed = stages[label].config.get("seed") if label in stages else None
-    return seed if isinstance(seed, int) else None
+    """Return the seed of the last training behind a model, None without one."""
+    for record in _made_from(label, stages):
+        if record.kind == "train":
+            seed = record.config.get("seed")
+            return seed if isinstance(seed, int) else None
+    return None
 
 
 def cpu_minutes(label: str, stages: Stages) -> float | None:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
 from pathlib import PurePosixPath
 
-from pipelines.compare.answers import OWN, Answers
+from pipelines.compare.answers import Answers
+from pipelines.protocols import OWN
 
 SEED_ENDING = re.compile(r"[-_. ]+(seed|s|run)?[-_.= ]*\d*$")
 

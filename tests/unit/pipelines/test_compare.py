@@ -234,3 +234,19 @@ def test_what_an_evaluate_stage_really_writes_can_be_compared(tmp_path: Path) ->
     assert sorted(row.name for row in panel.rows) == ["distill", "pixels", "pretrain"]
     for row in panel.rows:
         assert row.mean.mean == pytest.approx(evaluate.metrics[f"{row.name}_prototype_5w1s"])
+
+
+def test_heads_of_one_name_with_other_settings_are_other_methods(tmp_path: Path) -> None:
+    for number, strength in enumerate((0.1, 10.0)):
+        place = EvaluatedRun(
+            tmp_path / f"seed{number}" / "ours",
+            {"train": 0.8},
+            seed=number,
+            settings=SMALL,
+            protocols=("logistic",),
+        ).write()
+        summary = json.loads((place / "summary.json").read_text())
+        summary["protocols"] = [{"name": "logistic", "strength": strength}]
+        (place / "summary.json").write_text(json.dumps(summary))
+    found = compare([tmp_path / "seed0/ours", tmp_path / "seed1/ours"])
+    assert sorted(names(found)) == ["train seed 0", "train seed 1"]
