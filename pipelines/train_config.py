@@ -102,6 +102,9 @@ class CheckpointConfig(Section):
 class ClusterConfig(Section):
     """What the stage asks of the cluster. Does not change what is trained."""
 
+    launcher: Literal["ray", "local"] = "ray"
+    """Who runs the training: workers of Ray Train, or this very process. `local` takes one worker
+    and starts at once; Ray needs about half a minute on a laptop."""
     workers: (
         Annotated[int, Field(ge=1)]
         | tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
@@ -121,6 +124,8 @@ class ClusterConfig(Section):
     def _ordered(self) -> Self:
         if isinstance(self.workers, tuple) and self.workers[0] > self.workers[1]:
             raise ValueError(f"workers: {list(self.workers)} is [min, max]; exchange the two")
+        if self.launcher == "local" and self.workers != 1:
+            raise ValueError(f"workers: {self.workers}, but launcher: local is one; use ray")
         return self
 
     @property

@@ -79,11 +79,21 @@ class TrainStage(Stage[TrainConfig]):
         found = find_checkpoints(out)
         _refuse_foreign(found, spec.digest, out)
         if not any(info.step == total_steps for info in found.values()):
-            prepare_environment()  # Ray reads it when it is imported
-            from pipelines.ray_trainer import run_training  # noqa: PLC0415 - Ray is slow to import
-
-            run_training(spec, total_steps)
+            _launch(spec, total_steps)
         return _numbers(out)
+
+
+def _launch(spec: TrainSpec, total_steps: int) -> None:
+    """Train, here or on Ray; either is imported when needed: Ray is slow to import."""
+    if spec.config.cluster.launcher == "local":
+        from pipelines.local_trainer import run_here  # noqa: PLC0415
+
+        run_here(spec, total_steps)
+        return
+    prepare_environment()  # Ray reads it when it is imported
+    from pipelines.ray_trainer import run_training  # noqa: PLC0415
+
+    run_training(spec, total_steps)
 
 
 def data_source(inputs: Mapping[str, R]) -> R:

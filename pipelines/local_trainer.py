@@ -1,0 +1,47 @@
+"""A training run in this very process, without Ray: one worker, starts at once.
+
+For small models on one machine; checkpoints, metrics and resuming are those of a run on Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from fsl.errors import StageError
+from pipelines.progress import ProgressLine
+from pipelines.session import LocalSession
+from pipelines.trainer import Trainer, TrainSpec
+
+
+def run_here(spec: TrainSpec, total_steps: int) -> None:
+    """Train to the end, from the stage's last checkpoint if it has one.
+
+    Raises:
+        StageError: the run directory is not on this machine's disk.
+    """
+    if spec.out.local is None:
+        raise StageError(
+            f"cluster.launcher: local keeps checkpoints on this machine's disk, not in {spec.out}; "
+            "use launcher: ray, or a run_dir on disk"
+        )
+    cluster = spec.config.cluster
+    gpu = torch.cuda.is_available() if cluster.gpu == "auto" else cluster.gpu
+    session = LocalSession(
+        spec.out, keep=spec.config.checkpoint.keep, device="cuda" if gpu else "cpu"
+    )
+    with _threads(cluster.cpus_per_worker), ProgressLine(spec.out, spec.label, total_steps):
+        Trainer(spec, session).fit()
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Compute with so many threads, and as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
