@@ -67,7 +67,7 @@ def step(arguments: argparse.Namespace, queries: int) -> float:
             encoded[None], labels[None], asked[None], WAYS, key_dim=dim, part_floats=part
         )[0]
     loss = F.cross_entropy(-distances, torch.arange(queries) % WAYS)
-    loss.backward()
+    torch.autograd.backward(loss)
     return loss.item()
 
 

@@ -42,7 +42,7 @@ def hue_turned(pixels: Tensor, turn: Tensor) -> Tensor:
     if pixels.shape[1] == 1:
         return pixels
     value, chroma = _value_and_chroma(pixels)
-    red, green, blue = pixels.split(1, 1)
+    red, green, blue = pixels[:, :1], pixels[:, 1:2], pixels[:, 2:]
     sixths = torch.where(
         red == value,
         green - blue,

@@ -60,7 +60,7 @@ class CrossTransformer(EpisodicMethod):
         cls, patches, _ = self.backbone.tokens(images.flatten(0, -4))
         patches = patches + 0 * cls.sum()  # DDP waits for every gradient
         encoded: Tensor = self.head(patches)
-        return encoded.unflatten(0, images.shape[:-3])
+        return encoded.reshape(*images.shape[:-3], *encoded.shape[1:])
 
     def logits(self, support: Tensor, support_labels: Tensor, query: Tensor, ways: int) -> Tensor:
         """Return query logits (T, Q, W) of encoded images (T, S, P, F) and (T, Q, P, F)."""

@@ -171,7 +171,7 @@ def _task_distances(
     columns = []
     for group in shots.groups:
         keys, values = class_cells(support, group, key_dim)  # (T, G, K*P, d)
-        parts = query.split(queries, 1)
+        parts = torch.split(query, queries, 1)
         recipe = (keys, values, group.valid, key_dim)
         done = [_again(part, *recipe) if again else _distances(part, *recipe) for part in parts]
         columns.append(torch.cat(done, 1))
@@ -219,7 +219,7 @@ def aligned_prototypes(
         attn_mask=mask,  # (T, G, 1, K*P)
         scale=key_dim**-0.5,
     )
-    return found[..., :value_dim].unflatten(2, query_keys.shape[1:3])
+    return found[..., :value_dim].reshape(*keys.shape[:2], *query_keys.shape[1:3], value_dim)
 
 
 def _padded(x: Tensor, width: int) -> Tensor:

@@ -83,7 +83,7 @@ def test_queries_may_be_larger_than_the_support() -> None:
     method = CrossTransformer(SMALL, tiny_backbone()).eval()
     episode = toy_episode()
     larger = torch.nn.functional.interpolate(episode.query_images.flatten(0, 1), scale_factor=2.0)
-    query = method.encode(larger.unflatten(0, episode.query_labels.shape))
+    query = method.encode(larger.reshape(*episode.query_labels.shape, *larger.shape[1:]))
     support = method.encode(episode.support_images)
     assert query.shape[2] == 4 * support.shape[2]
     logits = method.logits(support, episode.support_labels, query, episode.ways)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -62,14 +63,13 @@ def test_large_parts_are_computed_again_and_small_ones_are_not(
     labels, support, query = torch.tensor(EVEN), cells(2, 6, 3), cells(2, 5, 4)
     floats = query[..., KEY:].numel() * WAYS
     for limit, calls in ((floats, 0), (floats - 1, 2)):  # four queries at a time, then the last
-        counted: list[int] = []
-        again = query_attention._again
+        again = Mock(side_effect=query_attention._again)
         with monkeypatch.context() as patch:
-            patch.setattr(query_attention, "_again", lambda *a: counted.append(1) or again(*a))  # noqa: B023
+            patch.setattr(query_attention, "_again", again)
             query_distances(support, labels, query, WAYS, key_dim=KEY, part_floats=limit)
             with torch.no_grad():
                 query_distances(support, labels, query, WAYS, key_dim=KEY, part_floats=limit)
-        assert len(counted) == calls
+        assert again.call_count == calls
 
 
 def test_the_order_of_the_support_images_means_nothing() -> None:
