@@ -31,9 +31,9 @@ class CrossTransformerConfig(EpisodicConfig):
     """Width of the keys, which decide what is matched."""
     value_dim: Annotated[int, Field(ge=1, le=1024), Choice(64, 128, 256)] = 128
     """Width of the values, which are compared."""
-    init_std: Annotated[float, Field(gt=0, le=1), Uniform(0.005, 0.2, log=True)] = 0.1
-    """Spread of the first weights of keys and values: a normal cut at two of it. The released 0.1
-    makes large distances of wide tokens; try 0.02 behind a final layer norm (transformers)."""
+    init_std: Annotated[float, Field(gt=0, le=1), Uniform(0.02, 0.3, log=True)] = 0.1
+    """Spread of the first weights of keys and values, a normal cut at two of it. The logits grow
+    with its square and with that of the tokens; 0.1 is the released value."""
 
 
 @METHODS.register("crosstransformer")
