@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fsl.errors import ConfigError
 
-MEMORY = 10
+MEMORY = 5
 SUFFICIENT = 1e-4
 ROUNDING = 1e-14
 HALVINGS = 40

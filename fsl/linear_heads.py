@@ -1,7 +1,7 @@
-"""Linear classifiers fitted to the support of many episodes at once, exactly and in float64.
+"""Linear classifiers fitted to the support of many episodes at once.
 
-Nearest class mean (squared Euclidean), ridge regression onto one-hot targets, and multinomial
-logistic regression with an L2 penalty, whose optimum is that of scikit-learn's
+Nearest class mean (squared Euclidean), and in float64 ridge regression onto one-hot targets and
+multinomial logistic regression with an L2 penalty, whose optimum is that of scikit-learn's
 `LogisticRegression(C)`. The weights of the last two lie in the span of the support features, so
 they are found there: an episode of S support images costs S numbers per way instead of D.
 
@@ -25,10 +25,14 @@ RANK = 1e-14
 """Directions of the support that are this much weaker than the strongest count as rounding."""
 
 
-def nearest_mean(support: Tensor) -> Linear:
-    """The class mean with the smallest squared distance, (E, W, k, D) -> E classifiers."""
-    means = support.double().mean(2)  # (E, W, D)
-    return Linear(means, -means.square().sum(-1) / 2)
+def nearest_mean(means: Tensor) -> Linear:
+    """The class mean with the smallest squared distance, (E, W, D) -> E classifiers.
+
+    Only differences between the means enter: far from the origin nothing cancels but the mean.
+    """
+    middle = means.mean(1, keepdim=True)  # (E, 1, D)
+    away = means - middle
+    return Linear(away, -(away * (middle + away / 2)).sum(-1))
 
 
 def ridge(support: Tensor, strength: float) -> Linear:

@@ -125,8 +125,8 @@ class _Course:
         self.behind[gone] = bounds.clamp_min(0)
         self.alive = numbers[~lost].tolist()
         self.differences = self.differences[~lost]
-        count, *parts = self.wealth
-        self.wealth = Wealth(count, *(part[~lost] for part in parts))
+        seen, *parts = self.wealth
+        self.wealth = Wealth(seen, *(part[~lost] for part in parts))
 
     def result(self, episodes: int) -> RaceResult:
         """What is known at the end."""

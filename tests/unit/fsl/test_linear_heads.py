@@ -93,7 +93,8 @@ def test_the_nearest_mean_has_the_smallest_distance(ways: int, shots: int, width
     support, query = episodes(ways, shots, width)
     distances = torch.cdist(query.double(), support.double().mean(2)).square()
     expected = -(distances - distances.mean(-1, keepdim=True)) / 2
-    torch.testing.assert_close(scores(nearest_mean(support), query), expected)
+    found = nearest_mean(support.double().mean(2))
+    torch.testing.assert_close(scores(found, query), expected)
 
 
 def test_equal_support_images_give_equal_scores_and_no_nan() -> None:
