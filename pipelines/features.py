@@ -9,12 +9,13 @@ Letters: N images of the split, D features, S side of a pixel image, *F what is 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -27,7 +28,8 @@ from fsl.config import digest
 from fsl.images import ImageSpec
 from fsl.method import Method
 from pipelines.checkpoint import LoadedModel
-from pipelines.image_store import open_store
+from pipelines.image_store import Store, open_store
+from pipelines.loader import share_imports
 from pipelines.validation import ImageChunks
 
 logger = logging.getLogger(__name__)
@@ -65,12 +67,8 @@ def model_features(
 
     def compute() -> Tensor:
         method = model.method.to(device).eval()
-        function = getattr(method, what)
-        parts = [
-            function(images.to(device)).float().cpu()
-            for images in _batches(split, model.images, batch_size, loader_workers)
-        ]
-        return torch.cat(parts)
+        batches = _batches(split, model.images, batch_size, loader_workers)
+        return computed(getattr(method, what), batches, device)
 
     identity = {"weights": model.digest, "what": what}
     return _cached(cache, identity, split, model.images, compute)
@@ -130,14 +128,37 @@ def _cached(
     return features
 
 
-def _batches(split: Split, images: ImageSpec, batch_size: int, loader_workers: int) -> tqdm[Tensor]:
-    """Yield the split's images in row order, as a network sees them, with a progress bar."""
-    rows = np.arange(len(split), dtype=np.int64)
-    chunks = ImageChunks(open_store(split, images.mode), rows, images, batch_size)
-    loader: DataLoader[Tensor] = DataLoader(
+@torch.no_grad()
+def computed(
+    function: Callable[[Tensor], Tensor], batches: Iterable[Tensor], device: torch.device
+) -> Tensor:
+    """Return what `function` makes of batches of images on `device`, (N, *F) float32 here."""
+    return torch.cat([function(images.to(device)).float().cpu() for images in batches])
+
+
+def image_batches(
+    store: Store,
+    rows: NDArray[np.int64],
+    images: ImageSpec,
+    batch_size: int,
+    loader_workers: int,
+) -> DataLoader[Tensor]:
+    """Return the images of `rows` in their order, as a network sees them, (n, C, H, W) each."""
+    chunks = ImageChunks(store, rows, images, batch_size)
+    workers = min(loader_workers, len(chunks))
+    if workers:
+        share_imports()
+    return DataLoader(
         chunks,
         batch_size=None,
-        num_workers=loader_workers,
-        multiprocessing_context="forkserver" if loader_workers else None,
+        num_workers=workers,
+        multiprocessing_context="forkserver" if workers else None,
     )
+
+
+def _batches(split: Split, images: ImageSpec, batch_size: int, loader_workers: int) -> tqdm[Tensor]:
+    """Yield the split's images in row order, with a progress bar."""
+    rows = np.arange(len(split), dtype=np.int64)
+    store = open_store(split, images.mode)
+    loader = image_batches(store, rows, images, batch_size, loader_workers)
     return tqdm(loader, desc=f"features of {split.name}", unit="batch", disable=None, leave=False)
