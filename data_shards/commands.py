@@ -7,12 +7,14 @@ import logging
 
 from data_shards.check import check_shards
 from data_shards.describe import describe, write_contact_sheet
+from data_shards.features import FeatureSet
 from data_shards.foreign import index_foreign
 from data_shards.location import Location
-from data_shards.manifest import ShardSet
+from data_shards.manifest import INDEX_NAME, ShardSet
 from data_shards.sources import SOURCES
 from data_shards.writer import write_shards
 from fsl.config import build, parse_overrides
+from fsl.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,8 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check.add_argument("--quiet", action="store_true", help="no progress bar")
     check.set_defaults(action_main=_check)
 
-    show = actions.add_parser("describe", help="print what a shard set holds")
-    show.add_argument("directory", help="shard set: a directory or an s3:// address")
+    show = actions.add_parser("describe", help="print what shards or feature tables hold")
+    show.add_argument(
+        "directory", help="shard set or feature tables: a directory or an s3:// address"
+    )
     show.add_argument("--picture", metavar="FILE", help="also write a contact sheet (PNG)")
     show.add_argument("--seed", type=int, default=0, help="which images the sheet shows")
     show.set_defaults(action_main=_describe)
@@ -95,9 +99,29 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _describe(args: argparse.Namespace) -> int:
-    shard_set = ShardSet.open(Location.parse(args.directory))
+    place = Location.parse(args.directory)
+    if _holds_features(place):
+        return _describe_features(place, args.picture)
+    shard_set = ShardSet.open(place)
     print(describe(shard_set))
     if args.picture:
         write_contact_sheet(shard_set, Location.parse(args.picture), args.seed)
         print(f"contact sheet: {args.picture}")
     return 0
+
+
+def _describe_features(place: Location, picture: str | None) -> int:
+    if picture:
+        raise ConfigError(
+            f"--picture: {place} holds feature vectors and no images to draw; leave it out, or "
+            "name the shard set they were computed from"
+        )
+    print(FeatureSet.open(place).describe())
+    return 0
+
+
+def _holds_features(place: Location) -> bool:
+    """Return whether there are tables and, beside them, no index of shards."""
+    if not place.is_dir() or (place / INDEX_NAME).exists():
+        return False
+    return any(file.name.endswith(".parquet") for file in place.list())
