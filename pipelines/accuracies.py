@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
@@ -157,19 +158,18 @@ def write_table(scored: Sequence[Scored], out: Location) -> None:
 def read_table(out: Location) -> list[Scored]:
     """Return what `write_table` wrote, in its order."""
     table = pq.read_table(pa.BufferReader((out / TABLE).read_bytes()))
-    groups: dict[tuple[str, Setting], list[dict[str, Any]]] = {}
-    for row in table.to_pylist():
-        setting = Setting(row["protocol"], row["ways"], row["shots"])
-        groups.setdefault((row["model"], setting), []).append(row)
-    return [
-        Scored(
-            model,
-            setting,
-            EpisodeScores(_column(rows, "correct"), _column(rows, "queries")),
-            _column(rows, "classes"),
+    keys = ["model", "protocol", "ways", "shots"]
+    found = []
+    for key in table.select(keys).group_by(keys, use_threads=False).aggregate([]).to_pylist():
+        own = table
+        for name in keys:
+            own = own.filter(pc.equal(own[name], key[name]))
+        scores = EpisodeScores(
+            _column(own, "correct", key["ways"]), _column(own, "queries", key["ways"])
         )
-        for (model, setting), rows in groups.items()
-    ]
+        setting = Setting(key["protocol"], key["ways"], key["shots"])
+        found.append(Scored(key["model"], setting, scores, _column(own, "classes", key["ways"])))
+    return found
 
 
 def write_summary(summary: Mapping[str, Any], out: Location) -> None:
@@ -194,8 +194,10 @@ def _lists(values: Tensor) -> Any:
     return pa.FixedSizeListArray.from_arrays(flat, width).cast(pa.list_(pa.int32()))
 
 
-def _column(rows: Sequence[Mapping[str, Any]], name: str) -> Tensor:
-    return torch.tensor([row[name] for row in rows])
+def _column(table: pa.Table, name: str, ways: int) -> Tensor:
+    """Return a column of lists as (E, W)."""
+    flat = table[name].combine_chunks().flatten().to_numpy()
+    return torch.from_numpy(flat.copy()).long().view(-1, ways)
 
 
 def _number(value: float) -> float | None:
