@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from data_shards.features import FeatureSplit
-from data_shards.labelled_rows import LabelledRows
 from data_shards.location import Location
+from data_shards.manifest import ShardSet
 from fsl.evaluation import EpisodeScores, prototype_scores
 from fsl.images import ImageSpec
 from fsl.task_scores import method_scores
@@ -89,16 +89,24 @@ class Pixels(Candidate):
     """Small pictures as features."""
 
     def __init__(
-        self, split: LabelledRows, images: ImageSpec, cache: Location, batch_size: int
+        self, data: ShardSet, split: str, images: ImageSpec, cache: Location, batch_size: int
     ) -> None:
         super().__init__("pixels", "pixels")
-        self.split, self.images, self.cache = split, images, cache
+        self.data, self.split, self.images, self.cache = data, split, images, cache
         self.batch_size = batch_size
 
     @cached_property
     def features(self) -> Tensor:
         """Pixels (N, C*S*S)."""
-        return pixel_features(self.split, self.images, self.cache, self.batch_size)
+        return self._of(self.split)
+
+    @cached_property
+    def base_mean(self) -> Tensor | None:
+        """Mean picture of the base classes, (C*S*S,), if there are any."""
+        return self._of(BASE).mean(0) if BASE in self.data.splits else None
+
+    def _of(self, split: str) -> Tensor:
+        return pixel_features(self.data.split(split), self.images, self.cache, self.batch_size)
 
 
 class Model(Candidate):

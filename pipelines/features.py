@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from data_shards.features import FeatureSplit
 from data_shards.location import Location
 from data_shards.manifest import Split
 from fsl.config import digest
@@ -43,7 +44,7 @@ not the strongest: 7 pixels gave up to 51.7 % 5-way 1-shot."""
 
 def model_features(
     model: LoadedModel,
-    split: Split,
+    split: Split | FeatureSplit,
     cache: Location,
     *,
     batch_size: int,
@@ -99,14 +100,14 @@ def pixel_features(split: Split, images: ImageSpec, cache: Location, batch_size:
 def _cached(
     cache: Location,
     identity: dict[str, str],
-    split: Split,
+    split: Split | FeatureSplit,
     images: ImageSpec,
     compute: Callable[[], Tensor],
 ) -> Tensor:
     key = digest(
         {
             "format": FORMAT,
-            "data": split.shard_set.digest,
+            "data": _content(split),
             "split": split.name,
             "images": images.model_dump(mode="json"),
             **identity,
@@ -156,7 +157,15 @@ def image_batches(
     )
 
 
-def _batches(split: Split, images: ImageSpec, batch_size: int, loader_workers: int) -> tqdm[Tensor]:
+def _content(split: Split | FeatureSplit) -> str:
+    """Return what the rows are: images, or one table of their features among others."""
+    vectors = isinstance(split, FeatureSplit)
+    return split.feature_set.digest if vectors else split.shard_set.digest
+
+
+def _batches(
+    split: Split | FeatureSplit, images: ImageSpec, batch_size: int, loader_workers: int
+) -> tqdm[Tensor]:
     """Yield the split's images in row order, with a progress bar."""
     rows = np.arange(len(split), dtype=np.int64)
     store = open_store(split, images.mode)

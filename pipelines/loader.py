@@ -23,7 +23,7 @@ from data_shards.order import Order, sample_seeds
 from fsl.batchers import Batcher, EpisodeBatcher, EpisodeLayout
 from fsl.types import Episode
 from pipelines.batch_plan import BatchPlan
-from pipelines.image_store import ImageStore, Store, VectorStore
+from pipelines.image_store import ImageStore, Store
 from pipelines.train_config import DataConfig
 
 
@@ -66,7 +66,7 @@ class ImageSteps(StepDataset):
 
     def __init__(
         self,
-        store: ImageStore | VectorStore,
+        store: ImageStore,
         order: Order,
         plan: BatchPlan,
         batcher: Batcher,

@@ -48,6 +48,11 @@ def resolved(
 
 def _for_vectors(config: TrainConfig) -> dict[str, Any]:
     """Return what a stage on feature vectors has in place of images and network."""
+    if config.episodes is None:
+        raise StageError(
+            f"method: {config.method.name!r} learns from images, and the stage trains on feature "
+            "vectors; list the stage that gives the shards in needs"
+        )
     if config.images is not None:
         raise StageError("images: the stage trains on feature vectors; remove the section")
     if not isinstance(config.backbone, FeaturesConfig | None):

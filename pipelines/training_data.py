@@ -11,7 +11,7 @@ from data_shards.manifest import ShardSet, Split
 from data_shards.order import ClassBalancedOrder, Order, ShuffledOrder
 from fsl.method import METHODS
 from pipelines.batch_plan import BatchPlan
-from pipelines.image_store import PooledStore, open_store
+from pipelines.image_store import ImageStore, PooledStore, open_store
 from pipelines.loader import EpisodeSteps, ImageSteps, StepDataset
 from pipelines.train_config import OrderConfig, TrainConfig
 
@@ -60,5 +60,6 @@ def build_data_set(
         sampler = EpisodeSampler(pools, config.episodes, seed)
         store = PooledStore(stores, sampler.starts) if len(stores) > 1 else stores[0]
         return EpisodeSteps(store, sampler, plan, batcher, rank=rank)
+    assert isinstance(stores[0], ImageStore)
     order = build_order(config.data.order, pools[0], seed)
     return ImageSteps(stores[0], order, plan, batcher, seed=seed, rank=rank)

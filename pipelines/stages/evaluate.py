@@ -179,7 +179,7 @@ class EvaluateStage(Stage[EvaluateConfig]):
         images = next((m.images for m in loaded if not _on_vectors(m)), ImageSpec())
         if shards is not None:
             for _ in config.baselines:
-                yield Pixels(shards.split(config.split), images, cache, config.batch_size)
+                yield Pixels(shards, config.split, images, cache, config.batch_size)
         if tables is not None:
             label = inputs_giving(inputs, "features")[0].label
             yield Vectors(label, tables.split(config.split))

@@ -98,7 +98,7 @@ def _launch(spec: TrainSpec, total_steps: int) -> None:
 
 def data_source(inputs: Mapping[str, R]) -> R:
     """Return the input that is trained on: shards or features."""
-    found = [*inputs_giving(inputs, "shards"), *inputs_giving(inputs, "features")]
+    found = inputs_giving(inputs, "shards") + inputs_giving(inputs, "features")
     if len(found) != 1:
         labels = ", ".join(item.label for item in found) or "none"
         raise StageError(
