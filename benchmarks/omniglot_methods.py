@@ -2,9 +2,9 @@
 
     python benchmarks/omniglot_methods.py --data FOLDER [--methods protonet ...] [--seeds 0 1 2]
 
-Each recipe is run once per seed, without Ray, with one torch thread, in a directory of its own; what
-is done is skipped. At the end `fewshot compare` prints its table over all of them. Budgets are those
-of the recipes, about 5 CPU minutes of training each: 2 to 3 hours for everything on one core.
+Each recipe is run once per seed, without Ray, with one torch thread, in a directory of its own;
+what is done is skipped. At the end `fewshot compare` prints its table over all of them. Budgets are
+those of the recipes, about 5 CPU minutes of training each: 2 to 3 hours for all on one core.
 """
 
 from __future__ import annotations
