@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from data_shards.feature_parts import FeatureMeta
+from data_shards.feature_writer import write_features
 from data_shards.location import Location
 from data_shards.manifest import ShardSet
 from data_shards.synthetic import StrokesConfig
@@ -21,8 +24,10 @@ from fsl.config import build
 from fsl.images import ImageSpec
 from fsl.method import METHODS, Method, MethodConfig
 from fsl.types import LabelledBatch, Progress, StepOutput
+from pipelines.resolve import filled_in, resolved
 from pipelines.train_config import TrainConfig
 from pipelines.trainer import TrainSpec
+from pipelines.training_data import Data
 
 IMAGES = {"mode": "grey", "normalisation": "half", "size": 16, "resize": 16}
 
@@ -115,13 +120,48 @@ def toy_config(**changes: Any) -> TrainConfig:
     return build(TrainConfig, tree, values)
 
 
-def toy_spec(config: TrainConfig, shards: ShardSet, out: Path) -> TrainSpec:
+EPISODES = {"name": "fixed", "ways": 4, "shots": 1, "queries": 2, "per_step": 4, "per_epoch": 12}
+
+
+def episodic_config(**changes: Any) -> TrainConfig:
+    """Return settings of a ProtoNet run of a second."""
+    tree = toy_config().model_dump(mode="json", exclude={"data", "method", "episodes"})
+    method = {"name": "protonet", "view": {"quarter_turns": True}}
+    values = {key.replace("__", "."): value for key, value in changes.items()}
+    return build(TrainConfig, {**tree, "method": method, "episodes": EPISODES}, values)
+
+
+def awgim_config(**changes: Any) -> TrainConfig:
+    """Return settings of AWGIM on a feature table, for a second."""
+    method = {"name": "awgim", "width": 8, "heads": 2, "dropout": 0.2}
+    tree = episodic_config().model_dump(mode="json", exclude={"images", "backbone", "method"})
+    values = {key.replace("__", "."): value for key, value in changes.items()}
+    config = build(TrainConfig, {**tree, "method": method}, values)
+    return resolved(config, None, features=True)
+
+
+CONFIGS = {"images": toy_config, "episodes": episodic_config, "features": awgim_config}
+
+
+def toy_features(root: Path, shards: ShardSet) -> Location:
+    """Write a table of random vectors of the shards' images."""
+    place = Location.parse(root)
+    meta = FeatureMeta(data=shards.digest, weights=None, preparation={})
+    for name in shards.splits:
+        split = shards.split(name)
+        vectors = np.random.default_rng(0).normal(size=(len(split), 6)).astype(np.float32)
+        vectors[:, 0] += split.labels
+        write_features(place, split, {"feature": vectors}, meta)
+    return place
+
+
+def toy_spec(config: TrainConfig, shards: Data, out: Path) -> TrainSpec:
     """Return what the train stage would give to its workers."""
     from pipelines.stages.train import run_spec
 
     place = Location.parse(out)
     place.make_dir()
-    return run_spec(config, shards, place)
+    return run_spec(filled_in(config, shards), shards, place)
 
 
 def weights(method: nn.Module) -> Mapping[str, Tensor]:

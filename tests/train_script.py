@@ -1,7 +1,8 @@
 """Trains the toy method in a process of its own, which a test may kill.
 
-    python -m tests.train_script (local|gloo|ray) SHARDS OUT [key=value ...]
+    python -m tests.train_script (local|gloo|ray) DATA OUT [toy=episodes] [key=value ...]
 
+`toy` is one of `tests.toy_training.CONFIGS`; `features` wants a table for DATA.
 `gloo` takes RANK and WORLD_SIZE from the environment and meets the others in the file OUT.meet.
 """
 
@@ -18,28 +19,29 @@ from pathlib import Path
 import torch
 
 from data_shards.location import Location
-from data_shards.manifest import ShardSet
 from fsl.config import parse_overrides
 from pipelines.quiet import prepare_environment
 from pipelines.session import LocalSession
 from pipelines.trainer import Trainer
-from tests.toy_training import toy_config, toy_spec
+from pipelines.training_data import open_data
+from tests.toy_training import CONFIGS, toy_spec
 
 ROOT = Path(__file__).parents[1]
 
 
-def main(mode: str, shards: str, out: str, overrides: Sequence[str]) -> None:
+def main(mode: str, data: str, out: str, overrides: Sequence[str]) -> None:
     """Train."""
     torch.set_num_threads(1)
-    shard_set = ShardSet.open(Location.parse(shards))
-    config = toy_config(**parse_overrides(overrides))
-    spec = toy_spec(config, shard_set, Path(out))
+    values = parse_overrides(overrides)
+    toy = values.pop("toy", "images")
+    source = open_data(Location.parse(data), toy == "features")
+    spec = toy_spec(CONFIGS[toy](**values), source, Path(out))
     if mode == "ray":
         prepare_environment()
         from pipelines.ray_trainer import run_training
         from pipelines.stages.train import plan_steps
 
-        run_training(spec, plan_steps(config, shard_set))
+        run_training(spec, plan_steps(spec.config, source))
         return
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if mode == "gloo":

@@ -8,7 +8,6 @@ import torch
 
 from data_shards.location import Location
 from data_shards.manifest import ShardSet
-from fsl.config import build
 from fsl.errors import ConfigError
 from pipelines.batch_plan import BatchPlan
 from pipelines.loader import EpisodeSteps, TraceEntry, batches
@@ -16,21 +15,19 @@ from pipelines.session import LocalSession
 from pipelines.train_config import TrainConfig
 from pipelines.trainer import Trainer
 from pipelines.training_data import build_data_set, build_plan
-from tests.toy_training import toy_config, toy_shards, toy_spec, weights
-
-METHOD = {"name": "protonet", "view": {"quarter_turns": True}, "simclr_fraction": 0.0}
-EPISODES = {"name": "fixed", "ways": 4, "shots": 1, "queries": 2, "per_step": 4, "per_epoch": 12}
+from tests.toy_training import (
+    EPISODES,
+    episodic_config,
+    toy_config,
+    toy_shards,
+    toy_spec,
+    weights,
+)
 
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
     return toy_shards(tmp_path_factory.mktemp("episodes") / "shards")
-
-
-def episodic(**changes: Any) -> TrainConfig:
-    tree = toy_config().model_dump(mode="json", exclude={"data", "method", "episodes"})
-    values = {key.replace("__", "."): value for key, value in changes.items()}
-    return build(TrainConfig, {**tree, "method": METHOD, "episodes": EPISODES}, values)
 
 
 def traced(shards: ShardSet, config: TrainConfig, rank: int, world: int) -> list[TraceEntry]:
@@ -45,21 +42,21 @@ def traced(shards: ShardSet, config: TrainConfig, rank: int, world: int) -> list
 def test_ranks_and_micro_batches_see_the_same_tasks(
     shards: ShardSet, world: int, micro: int | None
 ) -> None:
-    expected = sorted(traced(shards, episodic(), 0, 1))
-    config = episodic(data__micro_batch=micro)
+    expected = sorted(traced(shards, episodic_config(), 0, 1))
+    config = episodic_config(data__micro_batch=micro)
     entries = [entry for rank in range(world) for entry in traced(shards, config, rank, world)]
     assert sorted(entries) == expected
     assert len({entry.digest for entry in entries}) == 12  # three steps of four tasks
 
 
 def test_loader_processes_see_the_same_tasks(shards: ShardSet) -> None:
-    assert traced(shards, episodic(data__loader_workers=1), 0, 1) == traced(
-        shards, episodic(), 0, 1
+    assert traced(shards, episodic_config(data__loader_workers=1), 0, 1) == traced(
+        shards, episodic_config(), 0, 1
     )
 
 
 def test_uneven_shares_weigh_as_one_mean_over_tasks(shards: ShardSet) -> None:
-    plan = build_plan(episodic(), shards, 3)
+    plan = build_plan(episodic_config(), shards, 3)
     weights_of = [plan.part(0, rank, 0) for rank in range(3)]
     assert sum(len(part.positions) for part in weights_of) == 4
     assert sum(part.weight / 3 for part in weights_of) == pytest.approx(1)
@@ -79,7 +76,7 @@ class _Stops(LocalSession):
 
 
 def test_an_interrupted_run_ends_with_the_same_weights(shards: ShardSet, tmp_path: Path) -> None:
-    config = episodic()
+    config = episodic_config()
     whole = Trainer(toy_spec(config, shards, tmp_path / "whole"), _session(tmp_path / "whole"))
     whole.fit()
     spec = toy_spec(config, shards, tmp_path / "cut")
@@ -97,7 +94,7 @@ def _session(out: Path) -> LocalSession:
 
 
 def test_several_splits_and_their_validation(shards: ShardSet, tmp_path: Path) -> None:
-    config = episodic(data__split=["base", "val"], optim__epochs=1)
+    config = episodic_config(data__split=["base", "val"], optim__epochs=1)
     spec = toy_spec(config, shards, tmp_path / "pools")
     numbers = Trainer(spec, LocalSession(spec.out)).fit()
     assert 0 < numbers["val_accuracy"] <= 1
@@ -106,9 +103,9 @@ def test_several_splits_and_their_validation(shards: ShardSet, tmp_path: Path) -
 
 def test_settings_that_do_not_fit_the_method_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"data.batch_size: method 'protonet' learns from episod"):
-        episodic(data__batch_size=32)
+        episodic_config(data__batch_size=32)
     with pytest.raises(ConfigError, match="'protonet' learns from episodes; say which"):
-        episodic(episodes=None)
+        episodic_config(episodes=None)
     with pytest.raises(ConfigError, match="'toy' does not learn from episodes; remove"):
         toy_config(episodes=EPISODES)
     with pytest.raises(ConfigError, match="only methods that learn from episodes take several"):
@@ -116,7 +113,7 @@ def test_settings_that_do_not_fit_the_method_are_refused() -> None:
 
 
 def test_more_workers_than_tasks_of_a_step_are_refused() -> None:
-    config = episodic()
+    config = episodic_config()
     assert config.episodes is not None
     with pytest.raises(ConfigError, match=r"episodes.per_step: 4 tasks cannot be shared by 5"):
         BatchPlan.of_tasks(config.episodes, None, 5, alone=False)
