@@ -35,7 +35,7 @@ ROWS_PER_PART = 16384
 PART_NAME = re.compile(r"(?P<split>[^.].*?)(-\d{5}-of-(?P<parts>\d{5}))?\.parquet")
 
 
-class LabelledRows(Protocol):
+class Keyed(Protocol):
     """What is written beside the vectors; a `Split` of a shard set is one."""
 
     @property
@@ -56,7 +56,7 @@ class LabelledRows(Protocol):
 
 
 class KeyedRows(NamedTuple):
-    """`LabelledRows` in memory."""
+    """`Keyed` rows in memory."""
 
     name: str
     class_names: list[str]
@@ -77,7 +77,7 @@ class PartWriter:
     def __init__(
         self,
         directory: Location,
-        split: LabelledRows,
+        split: Keyed,
         meta: FeatureMeta,
         rows_per_part: int = ROWS_PER_PART,
     ) -> None:
@@ -188,7 +188,7 @@ class PartWriter:
 
 def write_features(
     directory: Location,
-    split: LabelledRows,
+    split: Keyed,
     vectors: Mapping[str, F32],
     meta: FeatureMeta,
     rows_per_part: int = ROWS_PER_PART,

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from data_shards.class_rows import ClassRows
 from data_shards.feature_parts import (
     F32,
     FORMAT,
@@ -26,7 +27,7 @@ from data_shards.feature_parts import (
     read_header,
 )
 from data_shards.location import Location
-from data_shards.manifest import ClassRows, split_order
+from data_shards.manifest import split_order
 from fsl.config import digest
 from fsl.errors import ShardError, did_you_mean
 
@@ -182,9 +183,7 @@ class FeatureSplit:
 
     @cached_property
     def _class_rows(self) -> ClassRows:
-        rows = np.argsort(self.labels, kind="stable").astype(np.int64)
-        counts = np.bincount(self.labels, minlength=len(self.class_names))
-        return ClassRows(rows, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
+        return ClassRows.grouped(self.labels, len(self.class_names))
 
     def _columns(self, name: str) -> list[Any]:
         pairs = zip(self.files, self.parts, strict=True)

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from data_shards.class_rows import ClassRows
 from data_shards.location import Location
-from data_shards.manifest import ClassRows
 
 
 class DataIdentity(Protocol):

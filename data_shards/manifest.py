@@ -13,13 +13,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from data_shards.class_rows import ClassRows
 from data_shards.location import Location
 from fsl.errors import ShardError, did_you_mean
 
@@ -52,22 +53,6 @@ class ShardFile:
     bytes: int
     samples: int
     sha256: str
-
-
-class ClassRows(NamedTuple):
-    """The rows of each class, one after the other: class c owns rows[starts[c]:starts[c + 1]]."""
-
-    rows: NDArray[np.int64]  # (N,)
-    starts: NDArray[np.int64]  # (C + 1,)
-
-    @property
-    def counts(self) -> NDArray[np.int64]:
-        """Samples per class, (C,)."""
-        return np.diff(self.starts)
-
-    def of(self, label: int) -> NDArray[np.int64]:
-        """Rows of one class, ascending."""
-        return self.rows[self.starts[label] : self.starts[label + 1]]
 
 
 class ShardSet:
@@ -221,9 +206,7 @@ class Split:
 
     @cached_property
     def _class_rows(self) -> ClassRows:
-        rows = np.argsort(self.labels, kind="stable").astype(np.int64)
-        counts = np.bincount(self.labels, minlength=len(self.class_names))
-        return ClassRows(rows, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
+        return ClassRows.grouped(self.labels, len(self.class_names))
 
     @cached_property
     def _numbers(self) -> dict[str, NDArray[Any]]:

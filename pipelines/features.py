@@ -159,8 +159,9 @@ def image_batches(
 
 def _content(split: Split | FeatureSplit) -> str:
     """Return what the rows are: images, or one table of their features among others."""
-    vectors = isinstance(split, FeatureSplit)
-    return split.feature_set.digest if vectors else split.shard_set.digest
+    if isinstance(split, FeatureSplit):
+        return split.feature_set.digest
+    return split.shard_set.digest
 
 
 def _batches(

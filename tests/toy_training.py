@@ -25,6 +25,7 @@ from fsl.images import ImageSpec
 from fsl.method import METHODS, Method, MethodConfig
 from fsl.types import LabelledBatch, Progress, StepOutput
 from pipelines.resolve import filled_in, resolved
+from pipelines.session import LocalSession
 from pipelines.train_config import TrainConfig
 from pipelines.trainer import TrainSpec
 from pipelines.training_data import Data
@@ -181,3 +182,16 @@ def assert_near(one: Mapping[str, Tensor], other: Mapping[str, Tensor], loose: f
         rtol=2e-3,
         atol=2e-4,
     )
+
+
+class Interrupted(Exception):
+    """The end of a `StopsAtFour`."""
+
+
+class StopsAtFour(LocalSession):
+    """Ends the run after the checkpoint of step 4, in mid-epoch."""
+
+    def save(self, directory: Path | None, name: str, metrics: Mapping[str, float]) -> None:
+        super().save(directory, name, metrics)
+        if name == "step-00000004":
+            raise Interrupted

@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data_shards.class_rows import ClassRows
 from data_shards.episodes import EpisodeBank
 from data_shards.location import Location
-from data_shards.manifest import ClassRows, ShardSet, Split
+from data_shards.manifest import ShardSet, Split
 from fsl.errors import ConfigError, ShardError
 
 

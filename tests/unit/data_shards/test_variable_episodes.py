@@ -10,11 +10,12 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from data_shards.class_rows import ClassRows
 from data_shards.class_tree import TREE_NAME
 from data_shards.episode_designs import EpisodeRows
 from data_shards.episode_sampler import EpisodeSampler
 from data_shards.location import Location
-from data_shards.manifest import ClassRows, Split
+from data_shards.manifest import Split
 from data_shards.variable_episodes import (
     VariableEpisodes,
     queries_per_class,

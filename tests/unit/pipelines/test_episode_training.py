@@ -1,7 +1,6 @@
 """Training from episodes: what a rank gets, settings that fit, and bit-equal resuming."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -17,6 +16,8 @@ from pipelines.trainer import Trainer
 from pipelines.training_data import build_data_set, build_plan
 from tests.toy_training import (
     EPISODES,
+    Interrupted,
+    StopsAtFour,
     episodic_config,
     toy_config,
     toy_shards,
@@ -62,26 +63,13 @@ def test_uneven_shares_weigh_as_one_mean_over_tasks(shards: ShardSet) -> None:
     assert sum(part.weight / 3 for part in weights_of) == pytest.approx(1)
 
 
-class _Interrupted(Exception):
-    pass
-
-
-class _Stops(LocalSession):
-    """Ends the run after a checkpoint in mid-epoch."""
-
-    def save(self, directory: Path | None, name: str, metrics: Any) -> None:
-        super().save(directory, name, metrics)
-        if name == "step-00000004":
-            raise _Interrupted
-
-
 def test_an_interrupted_run_ends_with_the_same_weights(shards: ShardSet, tmp_path: Path) -> None:
     config = episodic_config()
     whole = Trainer(toy_spec(config, shards, tmp_path / "whole"), _session(tmp_path / "whole"))
     whole.fit()
     spec = toy_spec(config, shards, tmp_path / "cut")
-    with pytest.raises(_Interrupted):
-        Trainer(spec, _Stops(spec.out)).fit()
+    with pytest.raises(Interrupted):
+        Trainer(spec, StopsAtFour(spec.out)).fit()
     resumed = Trainer(spec, LocalSession(spec.out))
     assert resumed.start == 4
     resumed.fit()

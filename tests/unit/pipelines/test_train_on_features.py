@@ -17,6 +17,7 @@ from pipelines.stages.train import TrainStage, run_spec
 from pipelines.train_config import TrainConfig
 from pipelines.trainer import Trainer
 from tests.finished_run import FinishedRun
+from tests.toy_training import Interrupted, StopsAtFour
 
 AWGIM: dict[str, Any] = {
     "method": {"name": "awgim", "width": 16, "heads": 2},
@@ -69,25 +70,12 @@ def test_all_candidates_answer_the_same_episodes(run: FinishedRun) -> None:
     ]  # fmt: skip
 
 
-class _Interrupted(Exception):
-    pass
-
-
-class _Stops(LocalSession):
-    """Ends the run after a checkpoint in mid-epoch."""
-
-    def save(self, directory: Path | None, name: str, metrics: Any) -> None:
-        super().save(directory, name, metrics)
-        if name == "step-00000004":
-            raise _Interrupted
-
-
 def test_an_interrupted_run_ends_with_the_same_weights(run: FinishedRun, tmp_path: Path) -> None:
     whole = Trainer(spec_of(run, tmp_path / "whole"), _session(tmp_path / "whole"))
     whole.fit()
     spec = spec_of(run, tmp_path / "cut")
-    with pytest.raises(_Interrupted):
-        Trainer(spec, _Stops(spec.out)).fit()
+    with pytest.raises(Interrupted):
+        Trainer(spec, StopsAtFour(spec.out)).fit()
     resumed = Trainer(spec, LocalSession(spec.out))
     assert resumed.start == 4
     resumed.fit()
