@@ -183,21 +183,6 @@ def way_means(features: Tensor, support: Tensor) -> Tensor:
     return means.reshape(*support.shape[:2], -1)
 
 
-def prototype_predictions(features: Tensor, support: Tensor, query: Tensor) -> Tensor:
-    """Cosine similarity of each query to each prototype of one episode.
-
-    Args:
-        features: (N, D).
-        support: (W, k) rows.
-        query: (W, q) rows.
-
-    Returns:
-        (W, q, W); the prediction is the largest of the last axis.
-    """
-    means = prototypes(features.float(), support.long()[None])[0]  # (W, D)
-    return F.normalize(features.float()[query.long()], dim=-1) @ means.mT
-
-
 def _explicit_queries(features: Tensor, query: Tensor, linear: Linear) -> Tensor:
     """Right queries (e, W) among the rows (e, W, q)."""
     rows = query.flatten(1)  # (e, W*q)

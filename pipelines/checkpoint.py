@@ -26,6 +26,7 @@ from torch.optim import Optimizer
 
 from data_shards.location import Location
 from fsl.backbones import build_backbone
+from fsl.backbones.features import FeaturesConfig
 from fsl.config import build
 from fsl.errors import CheckpointError, ConfigError
 from fsl.images import ImageSpec
@@ -64,6 +65,11 @@ class LoadedModel(NamedTuple):
     config: TrainConfig
     digest: str
     """sha256 of the weights file."""
+
+    @property
+    def on_vectors(self) -> bool:
+        """Whether it learnt from a feature table, so that it can answer no image."""
+        return isinstance(self.config.backbone, FeaturesConfig)
 
 
 def write_checkpoint(

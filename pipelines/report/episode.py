@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from data_shards.episodes import EpisodeBank
 from data_shards.location import Location
 from data_shards.manifest import Split
-from fsl.evaluation import prototype_predictions
+from fsl.augment import evaluation_images
+from pipelines.checkpoint import LoadedModel
 from pipelines.image_store import ImageStore
 from pipelines.report.pictures import png
 
+Rows: TypeAlias = NDArray[np.int64]
 SHOWN_QUERIES = 6
 SHOWN_SHOTS = 5
 
@@ -51,14 +54,13 @@ class ShownEpisode:
 
 
 def shown_episode(
-    bank: EpisodeBank, number: int, split: Split, features: Tensor, *, model: str, mode: str
+    bank: EpisodeBank, number: int, split: Split, model: LoadedModel, name: str
 ) -> ShownEpisode:
-    """Return one episode of a bank with the model's answers to some queries of each way."""
-    support = np.array(bank.support[number])  # (W, k); a copy, for torch wants to be able to write
+    """Return one episode of a bank with the model's own answers to some queries of each way."""
+    support = np.array(bank.support[number], np.int64)  # (W, k)
     query = _queries(bank, number, split)  # (W, q)
-    scores = prototype_predictions(features, torch.from_numpy(support), torch.from_numpy(query))
-    predicted = scores.argmax(-1)  # (W, q)
-    store = ImageStore(split, mode)
+    store = ImageStore(split, model.images.mode)
+    predicted = _predicted(store, support, query, model)
     ways = []
     for way, label in enumerate(np.asarray(bank.classes[number]).tolist()):
         answers = [
@@ -68,7 +70,20 @@ def shown_episode(
         pictures = _pictures(store, support[way][:SHOWN_SHOTS])
         ways.append(Way(letter(way), split.class_names[label], pictures, answers))
     right = sum(answer.right for way in ways for answer in way.answers)
-    return ShownEpisode(number, model, ways, right, predicted.numel())
+    return ShownEpisode(number, name, ways, right, predicted.numel())
+
+
+@torch.no_grad()
+def _predicted(store: ImageStore, support: Rows, query: Rows, model: LoadedModel) -> Tensor:
+    """Return the way that the method takes each query for, (W, q)."""
+    method, ways = model.method.eval(), len(support)
+    encoded = [
+        method.encode(evaluation_images(store.images(rows.ravel()), model.images))[None]
+        for rows in (support, query)
+    ]
+    labels = torch.arange(ways).repeat_interleave(support.shape[1])[None]
+    logits = method.logits(encoded[0], labels, encoded[1], ways)  # (1, W*q, W)
+    return logits[0].argmax(-1).view(query.shape)
 
 
 def load_bank(stage_path: Location, file: str) -> EpisodeBank:
@@ -81,7 +96,7 @@ def letter(way: int) -> str:
     return chr(ord("A") + way) if way < 26 else str(way + 1)
 
 
-def _queries(bank: EpisodeBank, number: int, split: Split) -> np.ndarray[Any, Any]:
+def _queries(bank: EpisodeBank, number: int, split: Split) -> Rows:
     """Return the rows of the first queries of each way, (W, q)."""
     if bank.query is not None:
         return np.array(bank.query[number])[:, :SHOWN_QUERIES].astype(np.int64)
@@ -94,6 +109,6 @@ def _queries(bank: EpisodeBank, number: int, split: Split) -> np.ndarray[Any, An
     return np.stack([rows[:shortest] for rows in chosen]).astype(np.int64)
 
 
-def _pictures(store: ImageStore, rows: np.ndarray[Any, Any]) -> list[str]:
+def _pictures(store: ImageStore, rows: Rows) -> list[str]:
     images = store.images(np.asarray(rows, np.int64))
     return [png(image.float() / 255, smallest=64, largest=96) for image in images]

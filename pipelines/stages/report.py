@@ -13,7 +13,6 @@ from data_shards.manifest import ShardSet, Split
 from fsl.methods.distillation import Distillation
 from pipelines.accuracies import read_summary
 from pipelines.checkpoint import LoadedModel, load_model
-from pipelines.features import model_features
 from pipelines.image_store import ImageStore
 from pipelines.report.episode import load_bank, shown_episode
 from pipelines.report.history import history
@@ -51,18 +50,20 @@ class ReportStage(Stage[ReportConfig]):
         page = Page(self.config.title, [read_summary(e.path) for e in evaluations], stages)
         if not evaluations:
             page.left_out.append("No accuracies: the recipe's report needs no evaluate stage.")
-        models = {
+        loaded = {
             label: load_model(stage.path)
             for label, stage in stages.items()
             if stage.kind == "train"
         }
+        models = {label: model for label, model in loaded.items() if not model.on_vectors}
         shards = _shards(inputs, page)
         if shards is None:
             page.left_out.append("No pictures: no shards among what the report was made from.")
         else:
             self._episode(page, evaluations, models, shards)
-            _masks(page, models, shards)
-            _match(page, models, shards)
+            if any(isinstance(model.method, Distillation) for model in models.values()):
+                _masks(page, models, shards)
+                _match(page, models, shards)
         html = page.render()
         for place in (out / NAME, out.parent / NAME):
             place.write_text(html)
@@ -89,12 +90,9 @@ class ReportStage(Stage[ReportConfig]):
         split = shards.split(summary["split"])
         if summary["which"] != "best":
             model = load_model(page.stages[names[-1]].path, summary["which"])
-        features = model_features(model, split, place / "features", batch_size=256)
         bank = load_bank(place, summary["banks"][0]["file"])
         number = min(self.config.episode, len(bank.support) - 1)
-        page.episode = shown_episode(
-            bank, number, split, features, model=names[-1], mode=model.images.mode
-        )
+        page.episode = shown_episode(bank, number, split, model, names[-1])
 
 
 def _shards(inputs: Mapping[str, StageResult], page: Page) -> ShardSet | None:

@@ -18,7 +18,7 @@ from fsl.cosine_classifier import (
     train_classifiers,
 )
 from fsl.errors import ConfigError
-from fsl.evaluation import prototype_accuracies, prototype_predictions, prototype_scores
+from fsl.evaluation import prototype_accuracies, prototype_scores
 
 
 class Table(NamedTuple):
@@ -119,13 +119,6 @@ def test_features_that_are_all_alike_score_at_chance() -> None:
     data = table()
     alike = data._replace(features=torch.ones_like(data.features))
     assert prototype_accuracies(*alike).tolist() == pytest.approx([0.2] * 30)
-
-
-def test_predictions_of_one_episode_agree_with_its_accuracy() -> None:
-    data = table()
-    scores = prototype_predictions(data.features, data.support[3], data.query[3])
-    right = (scores.argmax(-1) == torch.arange(5)[:, None]).double().mean()
-    assert float(right) == pytest.approx(float(prototype_accuracies(*data)[3]))
 
 
 def test_half_precision_features_are_computed_in_float32() -> None:

@@ -89,6 +89,9 @@ def test_what_is_missing_is_said_in_a_sentence(tmp_path: Path) -> None:
     settings: dict[str, object] = {"tasks": 4, "baselines": ["pixels"], "shots": [1], "queries": 5}
     run.run("evaluate", "evaluate", settings, ["shards"])
     run.run("report", "report", {}, ["shards", "evaluate"])
+    assert "No patch matches" not in (tmp_path / "report.html").read_text()
+    run.model("pretrain", "masked_distillation", ["shards"])
+    run.run("report", "report", {}, ["shards", "pretrain", "evaluate"])
     page = (tmp_path / "report.html").read_text()
     assert "No sample episode: no trained model was evaluated." in page
     assert "No patch matches: the recipe has no supervised stage (smkd)." in page
