@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from fsl.augment import SingleViewConfig
 from fsl.augment.episode_batcher import EpisodicBatcher
 from fsl.batchers import EpisodeBatcher
 from fsl.images import ImageSpec
@@ -51,6 +52,9 @@ class AWGIMConfig(MethodConfig):
     """Whether reconstruction leaves the two paths alone (paper) or trains them too (release)."""
     feature_norm: Annotated[Literal["none", "l2"], Choice("none", "l2")] = "l2"
     """Scaling of the features: as they are, or to unit length."""
+    view: SingleViewConfig | None = None
+    """Random view of each training image in front of a frozen network; null takes the evaluation
+    view. Feature vectors stay as they are."""
 
     @model_validator(mode="after")
     def _heads_divide_the_width(self) -> Self:
@@ -83,9 +87,9 @@ class AWGIM(Method[Episode]):
 
     @classmethod
     def batcher(cls, config: Any, images: ImageSpec, grid_of: Any) -> EpisodeBatcher:
-        """Return the maker of episodes, without augmentation; see `Method.batcher`."""
-        del config, grid_of
-        return EpisodicBatcher(images)
+        """Return the maker of episodes; see `Method.batcher`."""
+        del grid_of
+        return EpisodicBatcher(images, config.view)
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode of all but the backbone, whose statistics stay as they are."""

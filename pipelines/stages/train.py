@@ -102,8 +102,8 @@ def data_source(inputs: Mapping[str, R]) -> R:
     if len(found) != 1:
         labels = ", ".join(item.label for item in found) or "none"
         raise StageError(
-            "needs: a train stage trains on one stage that gives shards or features, got "
-            f"{labels}; list exactly one"
+            "needs exactly one stage that gives shards (kind write_shards or use_shards) or "
+            f"features (extract_features or import_features), got {labels}; list exactly one"
         )
     return found[0]
 

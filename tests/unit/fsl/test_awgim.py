@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fsl.augment import SingleViewConfig
 from fsl.config import build
 from fsl.errors import ConfigError
 from fsl.methods.awgim import AWGIM, AWGIMConfig
@@ -24,6 +25,10 @@ class TestTokenNorm(MethodContract):
 
 class TestEpisodeNorm(MethodContract):
     config = AWGIMConfig(width=16, norm="episode", feature_norm="none", recon_detach_paths=True)
+
+
+class TestFrozenNetworkWithViews(MethodContract):
+    config = SMALL.model_copy(update={"view": SingleViewConfig()})
 
 
 class Vectors(nn.Module):
