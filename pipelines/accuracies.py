@@ -1,7 +1,8 @@
 """Accuracies of several models on the same episodes: table, summary, comparisons.
 
-`accuracies.parquet` has one row per model, protocol, bank and episode; `summary.json` what a
-reader wants to know: means with both intervals, and differences between consecutive models.
+`accuracies.parquet` has one row per model, protocol, bank and episode answered: the first ones of
+the bank where a race stopped a model. `summary.json` has what a reader wants to know: means with
+both intervals, differences between consecutive models, and how races ended.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Setting:
     """What was asked of each model.
 
     Attributes:
-        protocol: prototype or classifier.
+        protocol: who answers, the method itself or a head by name.
         ways: classes per episode.
         shots: labelled images per class.
     """
@@ -76,13 +77,15 @@ class Scored:
 
 def result_entry(scored: Scored, class_count: int) -> dict[str, Any]:
     """Return one entry of the summary's `results`."""
-    classes = class_interval(scored.scores.accuracies, scored.classes)
-    per_class = class_accuracies(scored.scores.way_accuracies, scored.classes, class_count)
+    ways = scored.scores.way_accuracies
+    classes = class_interval(scored.scores.accuracies, scored.classes, ways)
+    per_class = class_accuracies(ways, scored.classes, class_count)
     return {
         "model": scored.model,
         **asdict(scored.setting),
         **scored.mean._asdict(),
         "class_half_width": _number(classes.half_width),
+        "class_at_most": classes.at_most,
         "classes": classes.classes,
         "text": str(scored.mean),
         "queries_per_episode": float(scored.scores.queries.sum(-1).double().mean()),
@@ -94,7 +97,8 @@ def difference_entry(a: Scored, b: Scored) -> dict[str, Any]:
     """Return one entry of the summary's `differences`: b against a on the same episodes."""
     before, after = a.scores.accuracies, b.scores.accuracies
     difference = paired_difference(before, after)
-    classes = class_interval(after - before, a.classes)
+    ways = b.scores.way_accuracies - a.scores.way_accuracies
+    classes = class_interval(after - before, a.classes, ways)
     across = PairedDifference(classes.mean, classes.half_width, difference.tasks)
     return {
         "a": a.model,
@@ -103,6 +107,7 @@ def difference_entry(a: Scored, b: Scored) -> dict[str, Any]:
         **difference._asdict(),
         "real": difference.real,
         "class_half_width": _number(classes.half_width),
+        "class_at_most": classes.at_most,
         "real_across_classes": across.real,
         "classes": classes.classes,
         "words": difference.words(a.model, b.model),
@@ -130,6 +135,10 @@ def flat_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
         name = f"{entry['b']}_minus_{entry['a']}_{_setting(entry).key}"
         numbers[name] = entry["mean"]
         numbers[f"{name}_ci95"] = entry["half_width"]
+    for entry in summary.get("races", []):
+        bank = f"{entry['ways']}w{entry['shots']}s"
+        numbers[f"race_winner_{bank}"] = entry["mean"]
+        numbers[f"race_share_{bank}"] = entry["share"]
     return numbers
 
 

@@ -147,13 +147,17 @@ class Model(Candidate):
         """Mean feature of the classes it was trained on, (D,)."""
         return self._table("embed", self.model.config.splits[0]).mean(0)
 
+    @cached_property
+    def encoded(self) -> Tensor:
+        """What `Method.encode` returns, (N, *F), where the method answers."""
+        return self._table("encode", self.split).to(_device())
+
     def own_scores(self, labels: Tensor, support: Tensor, query: Tensor | None) -> EpisodeScores:
         """Return how `Method.logits` answers."""
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = _device()
         method = self.model.method.to(device).eval()
         rows = None if query is None else query.to(device)
-        encoded = self._table("encode", self.split).to(device)
-        scores = method_scores(method, encoded, labels.to(device), support.to(device), rows)
+        scores = method_scores(method, self.encoded, labels.to(device), support.to(device), rows)
         return EpisodeScores(*(part.cpu() for part in scores))
 
     def _table(self, what: Literal["embed", "encode"], split: str) -> Tensor:
@@ -165,3 +169,7 @@ class Model(Candidate):
             loader_workers=self.loader_workers,
             what=what,
         )
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

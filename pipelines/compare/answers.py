@@ -137,6 +137,21 @@ def answers_of(evaluation: Evaluation) -> Iterator[Answers]:
         )
 
 
+def without_eliminated(answers: Sequence[Answers]) -> tuple[list[Answers], list[str]]:
+    """Return those who answered their whole bank, and notes on those whom a race stopped before."""
+    kept = [item for item in answers if len(item.accuracies) == item.bank.tasks]
+    stopped: dict[tuple[Location, str], list[str]] = {}
+    for item in answers:
+        if len(item.accuracies) < item.bank.tasks:
+            names = stopped.setdefault((item.place, str(item.bank)), [])
+            names.append(f"{item.model} ({item.protocol})")
+    notes = [
+        f"{place}, {bank}: left out, dropped by the race before its end: {', '.join(names)}."
+        for (place, bank), names in stopped.items()
+    ]
+    return kept, notes
+
+
 def without_repeats(answers: Sequence[Answers]) -> tuple[list[Answers], list[str]]:
     """Return each model once on each bank, and notes on trained models that came twice.
 

@@ -9,7 +9,13 @@ from typing import Literal
 
 from data_shards.location import Location
 from fsl.errors import ConfigError, did_you_mean
-from pipelines.compare.answers import Answers, Wanted, answers_of, without_repeats
+from pipelines.compare.answers import (
+    Answers,
+    Wanted,
+    answers_of,
+    without_eliminated,
+    without_repeats,
+)
 from pipelines.compare.load import load
 from pipelines.compare.names import named
 from pipelines.compare.panel import Panel, Row, panel
@@ -45,11 +51,14 @@ def compare_runs(
 ) -> Comparison:
     """Return the tables of what the paths hold; see `pipelines.compare.compare`."""
     answers, notes = _read(paths)
-    answers, repeats = without_repeats(wanted.choose(answers))
+    answers, stopped = without_eliminated(wanted.choose(answers))
+    answers, repeats = without_repeats(answers)
+    notes += [*stopped, *repeats]
     rows = _rows(answers, by)
     names = list(dict.fromkeys(row.name for row in rows))
     if len(names) == 1:
-        raise ConfigError(f"only one method, {names[0]}: a comparison needs two; name another run")
+        alone = f"only one method, {names[0]}: a comparison needs two; name another run"
+        raise ConfigError("\n- ".join([alone, *stopped]))
     if baseline is not None and baseline not in names:
         near = did_you_mean(baseline, names)
         raise ConfigError(
@@ -57,7 +66,7 @@ def compare_runs(
         )
     banks = by_bank(rows)
     shared = {bank: own for bank, own in banks.items() if len(own) > 1}
-    notes += [*repeats, *unshared(banks)]
+    notes += unshared(banks)
     if not shared:
         raise ConfigError("\n- ".join(["no two methods answered the same episodes:", *notes]))
     panels = [panel(title(bank, shared), bank, own, baseline) for bank, own in shared.items()]

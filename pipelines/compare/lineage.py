@@ -12,7 +12,7 @@ from pipelines.stage import STAGES
 
 EPISODES = {
     "seed": 0, "split": "", "ways": 2, "shots": [1], "tasks": 2, "queries": 1,
-    "protocols": ["prototype"], "baselines": [],
+    "protocols": ["prototype"], "baselines": [], "race": None,
 }  # fmt: skip
 """Settings of an evaluate stage that say what was asked, not how a model answers."""
 

@@ -1,17 +1,16 @@
 """The evaluate stage: few-shot accuracy of models on classes none of them has seen.
 
 All models answer the same sealed episodes, so differences between them are paired. Features are
-computed once per checkpoint; after that an episode costs microseconds.
+computed once per checkpoint; after that an episode costs microseconds. With `race`, those that
+cannot be the best stop early (`pipelines.racing`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-import torch
 from pydantic import Field, field_validator
-from torch import Tensor
 from tqdm import tqdm
 
 from data_shards.episodes import EpisodeBank
@@ -21,9 +20,8 @@ from data_shards.location import Location
 from data_shards.manifest import ShardSet
 from fsl.backbones.features import FeaturesConfig
 from fsl.config import RuntimeOnly
-from fsl.episode_heads import HeadConfig, PrototypeConfig, build_head
+from fsl.episode_heads import PrototypeConfig
 from fsl.errors import ConfigError, StageError
-from fsl.evaluation import EpisodeScores
 from fsl.images import ImageSpec
 from pipelines.accuracies import (
     Scored,
@@ -36,7 +34,9 @@ from pipelines.accuracies import (
 )
 from pipelines.candidates import Candidate, Model, Pixels, Vectors
 from pipelines.checkpoint import LoadedModel, load_model
-from pipelines.protocols import OWN, AnyProtocol, protocol_names
+from pipelines.competitors import Questions, competitors
+from pipelines.protocols import AnyProtocol
+from pipelines.racing import RaceConfig, check_competitors, race_banks
 from pipelines.stage import (
     ANY,
     OPTIONAL,
@@ -77,6 +77,9 @@ class EvaluateConfig(StageConfig):
     """Which checkpoint of each train stage."""
     baselines: list[Literal["pixels"]] = Field(default=[])
     """What learnt nothing, for comparison: `pixels` takes small pictures for features."""
+    race: RaceConfig | None = None
+    """Models under protocols compete: who cannot be the best of a bank any more answers no further
+    episodes. `{}`: with the default settings; null: all answer everything."""
     batch_size: Annotated[int, Field(ge=1), RuntimeOnly] = 256
     """Images per forward pass."""
     loader_workers: Annotated[int, Field(ge=0, le=64), RuntimeOnly] = 0
@@ -120,6 +123,9 @@ class EvaluateStage(Stage[EvaluateConfig]):
             raise StageError("needs: list the stage that gives the shards, or the features")
         if self.config.baselines and not shards:
             raise StageError("baselines: pixels needs images; list the stage that gives the shards")
+        if self.config.race is not None:
+            contenders = len(models) + len(features) + len(self.config.baselines)
+            check_competitors(contenders, len(self.config.protocols))
         clash = set(models) & set(self.config.baselines)
         if clash:
             raise StageError(f"a train stage is called {clash.pop()!r} like a baseline; rename it")
@@ -136,11 +142,11 @@ class EvaluateStage(Stage[EvaluateConfig]):
             _same_images(split, source.split(self.config.split))
         banks = seal_banks(self.config, split)
         places = {name: bank.save(out / BANKS).name for name, bank in banks.items()}
-        scored: list[Scored] = []
-        digests: dict[str, str] = {}
-        for candidate in self._candidates(inputs, data, out / FEATURES):
-            digests[candidate.name] = candidate.digest
-            scored += self._score(candidate, banks, split)
+        questions = {name: Questions.of(bank, split) for name, bank in banks.items()}
+        scored, digests, races = self._scored(
+            self._candidates(inputs, data, out / FEATURES), questions
+        )
+        complete = [item for item in scored if len(item.classes) == self.config.tasks]
         summary: dict[str, Any] = {
             "split": split.name,
             "classes": split.class_names,
@@ -157,13 +163,16 @@ class EvaluateStage(Stage[EvaluateConfig]):
             ],
             "models": [{"label": name, "weights": digests[name]} for name in digests],
             "results": [result_entry(item, len(split.class_names)) for item in scored],
-            "differences": differences(scored),
+            "differences": differences(complete),
+            **({} if self.config.race is None else {"races": races}),
         }
         write_table(scored, out)
         write_summary(summary, out)
         for item in scored:
             tqdm.write(item.line())
         for entry in summary["differences"]:
+            tqdm.write(f"{entry['ways']}-way {entry['shots']}-shot: {entry['words']}")
+        for entry in races:
             tqdm.write(f"{entry['ways']}-way {entry['shots']}-shot: {entry['words']}")
         return flat_metrics(summary)
 
@@ -198,37 +207,25 @@ class EvaluateStage(Stage[EvaluateConfig]):
                 loader_workers=config.loader_workers,
             )
 
-    def _score(
-        self,
-        candidate: Candidate,
-        banks: Mapping[tuple[int, int], EpisodeBank],
-        split: LabelledRows,
-    ) -> Iterator[Scored]:
-        """Yield one candidate's scores under each setting."""
-        labels = torch.from_numpy(split.labels.copy()).long()
-        protocols = self.config.protocols
-        for (ways, shots), bank in banks.items():
-            classes = torch.from_numpy(bank.classes.copy()).long()
-            for protocol, name in zip(protocols, protocol_names(protocols), strict=True):
-                scores = self._answer(protocol, candidate, labels, bank)
-                yield Scored(candidate.name, Setting(name, ways, shots), scores, classes)
-
-    def _answer(
-        self, protocol: HeadConfig, candidate: Candidate, labels: Tensor, bank: EpisodeBank
-    ) -> EpisodeScores:
-        support = torch.from_numpy(bank.support.copy()).long()
-        query = None if bank.query is None else torch.from_numpy(bank.query.copy()).long()
-        if protocol.name == OWN:
-            return candidate.own_scores(labels, support, query)
-        centred = protocol.features.startswith("centred")
-        return build_head(protocol).scores(
-            candidate.features,
-            labels,
-            support,
-            query,
-            base_mean=candidate.base_mean if centred else None,
-            seed=self.config.seed or 0,
-        )
+    def _scored(
+        self, candidates: Iterable[Candidate], questions: Mapping[tuple[int, int], Questions]
+    ) -> tuple[list[Scored], dict[str, str], list[dict[str, Any]]]:
+        """Return the answers, a digest of each candidate, and how the races ended."""
+        config, seed = self.config, self.config.seed or 0
+        digests: dict[str, str] = {}
+        if config.race is not None:
+            everybody = list(candidates)
+            digests = {candidate.name: candidate.digest for candidate in everybody}
+            scored, races = race_banks(everybody, config.protocols, questions, config.race, seed)
+            return scored, digests, races
+        scored = []
+        for candidate in candidates:  # one at a time: each holds its features
+            digests[candidate.name] = candidate.digest
+            for (ways, shots), asked in questions.items():
+                for one in competitors(candidate, config.protocols, seed):
+                    setting = Setting(one.protocol_name, ways, shots)
+                    scored.append(Scored(candidate.name, setting, one.answer(asked), asked.classes))
+        return scored, digests, []
 
 
 def _sources(inputs: Mapping[str, StageResult]) -> list[StageResult]:

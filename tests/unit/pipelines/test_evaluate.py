@@ -9,6 +9,7 @@ import torch
 import pipelines.features
 from fsl.config import build
 from fsl.errors import ConfigError, FewShotError, StageError
+from fsl.student import student_t
 from pipelines.accuracies import read_summary, read_table
 from pipelines.stages.evaluate import EvaluateConfig, EvaluateStage
 from tests.finished_run import FinishedRun
@@ -84,6 +85,23 @@ def test_classifier_and_all_remaining_queries(run: FinishedRun) -> None:
         "distill_classifier_5w1s",
     }
     assert read_summary(other.path)["results"][0]["queries_per_episode"] == 2 * 11
+
+
+def test_episodes_with_all_classes_get_a_bound_over_classes(run: FinishedRun) -> None:
+    settings = {**SETTINGS, "shots": [1], "ways": [5, 7]}
+    summary = read_summary(run.run("ways", "evaluate", settings, NEEDS).path)
+    entries = [*summary["results"], *summary["differences"]]
+    assert {entry["ways"]: entry["class_at_most"] for entry in entries} == {5: False, 7: True}
+    assert all(entry["class_half_width"] > 0 for entry in entries if entry["ways"] == 7)
+    bound = next(entry for entry in summary["differences"] if entry["ways"] == 7)
+    pixels, pretrain = (
+        torch.tensor(entry["per_class"], dtype=torch.float64)
+        for entry in summary["results"]
+        if entry["ways"] == 7 and entry["model"] in {"pixels", "pretrain"}
+    )
+    assert (bound["a"], bound["b"]) == ("pixels", "pretrain")
+    spread = float((pretrain - pixels).std())
+    assert bound["class_half_width"] == pytest.approx(2 * student_t(6) * spread / 7**0.5)
 
 
 def test_more_ways_than_classes_are_refused(run: FinishedRun) -> None:
