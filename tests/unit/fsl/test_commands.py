@@ -21,14 +21,27 @@ def output(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return capsys.readouterr().out
 
 
-def test_the_list_has_methods_and_backbones_with_one_line_each(
+def test_the_list_has_methods_backbones_and_heads_with_one_line_each(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     lines = output(capsys).splitlines()
     assert lines[0] == "methods"
-    for name in ("masked_distillation", "smkd", "conv4", "conv_vit", "vit"):
+    for name in ("masked_distillation", "smkd", "conv4", "conv_vit", "vit", "ridge", "prototype"):
         (line,) = [line for line in lines if line.split()[:1] == [name]]
         assert line.endswith(".")
+    assert "heads" in lines
+
+
+def test_a_head_prints_its_settings_and_those_of_all_heads(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = output(capsys, "ridge")
+    assert text.startswith("ridge (head): Ridge regression")
+    (line,) = [line for line in text.splitlines() if line.split()[:1] == ["strength"]]
+    assert "> 0" in line
+    assert "0.001 .. 1000" in line
+    assert any(line.split()[:1] == ["features"] for line in text.splitlines())
+    assert not any(line.split()[:1] == ["name"] for line in text.splitlines())
 
 
 def test_a_name_prints_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,7 +68,7 @@ def test_a_misspelt_name_gets_the_near_match_and_status_2(
     assert main(["methods", "smdk"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "unknown method or backbone 'smdk'; did you mean 'smkd'?" in captured.err
+    assert "unknown method, backbone or head 'smdk'; did you mean 'smkd'?" in captured.err
 
 
 class Part(Section):
