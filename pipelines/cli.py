@@ -18,7 +18,7 @@ from fsl.errors import FewShotError, did_you_mean
 COMMANDS = {
     "run": ("pipelines.commands", "run a recipe's stages, skipping finished ones"),
     "shards": ("data_shards.commands", "write, index, check and describe WebDataset shards"),
-    "methods": ("fsl.commands", "list methods, or describe the settings of one"),
+    "methods": ("fsl.commands", "list methods, backbones and heads, or describe one"),
     "compare": ("pipelines.compare.commands", "say which of several finished runs is better"),
     "tune": ("tuning.commands", "search a recipe's hyper-parameters on a Ray cluster"),
 }

@@ -79,11 +79,13 @@ def evaluation(summary: Mapping[str, Any]) -> dict[str, Any]:
                 "setting": str(setting),
                 "chance": 100 / setting.ways,
                 "rows": rows,
+                "at_most": [entry.get("class_at_most", False) for entry in chosen],
                 "chart": Markup(interval_chart(rows)),
                 "differences": [d for d in summary["differences"] if _setting(d) == setting],
             }
         )
-    best = results[-1] if not results else max(results, key=lambda entry: entry["mean"])
+    whole = [entry for entry in results if entry["tasks"] == summary["tasks"]]
+    best = max(whole, key=lambda entry: entry["mean"])  # a race drops others half-way
     per_class = [100 * value if value is not None else 0.0 for value in best["per_class"]]
     return {
         "protocol": protocol_words(summary),
@@ -92,6 +94,7 @@ def evaluation(summary: Mapping[str, Any]) -> dict[str, Any]:
         "class_chart_of": f"{best['model']}, {_setting(best)}",
         "split": summary["split"],
         "class_count": len(summary["classes"]),
+        "races": [race["words"] for race in summary.get("races", [])],
     }
 
 
