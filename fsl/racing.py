@@ -61,8 +61,8 @@ class RaceResult(NamedTuple):
         best = f"{names[self.winner]}: {100 * float(self.estimates[self.winner]):.2f} %"
         rest = f"; {len(left)} others may be as good: {', '.join(left)}" if left else ""
         return (
-            f"best of {len(names)}: {best} (the truly best was dropped with a "
-            f"chance of at most {100 * self.alpha:g} %){rest}. {100 * self.share:.0f} % of the episodes answered"
+            f"best of {len(names)}: {best} (the truly best was dropped with a chance of at most "
+            f"{100 * self.alpha:g} %){rest}. {100 * self.share:.0f} % of the episodes answered"
         )
 
 
