@@ -219,7 +219,10 @@ def test_a_model_that_will_be_trained_on_vectors_is_refused_before_anything_runs
                 "method": {"name": "supervised"},
             },
             "features": {"kind": "extract_features", "needs": ["shards", "network"]},
-            "head": {"kind": "train", "needs": ["features"], "method": {"name": "supervised"}},
+            "head": {
+                "kind": "train", "needs": ["features"], "method": {"name": "awgim"},
+                "episodes": {"name": "fixed"},
+            },
             "wrong": {"kind": "extract_features", "needs": ["shards", "head"]},
         },
     }  # fmt: skip
