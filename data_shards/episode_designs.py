@@ -9,6 +9,7 @@ Q = W m queries.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -62,13 +63,13 @@ class EpisodeDesign(Section):
             )
         return self
 
+    @abstractmethod
     def check(self, split: LabelledRows) -> None:
         """Raise ConfigError when the split cannot serve such tasks."""
-        raise NotImplementedError
 
+    @abstractmethod
     def rows(self, split: LabelledRows, numbers: NDArray[np.int64], seed: int) -> EpisodeRows:
         """Return the tasks with these numbers, (T,), which is one task where shapes vary."""
-        raise NotImplementedError
 
 
 EPISODE_DESIGNS: Registry[type[EpisodeDesign]] = Registry(

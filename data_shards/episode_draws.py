@@ -56,7 +56,6 @@ def draw_rows(
     """Return `wanted` different rows of each way, (E, W, wanted), in random order."""
     grouped = split.class_rows()
     largest = int(grouped.counts.max())
-    every = mix(np.arange(1, len(split) + 1, dtype=np.uint64))  # (N,)
     found = np.empty((*classes.shape, wanted), np.int32)
     step = max(1, CHUNK // (classes.shape[1] * largest))
     slot = np.arange(largest)
@@ -65,7 +64,7 @@ def draw_rows(
         inside = slot < grouped.counts[label][..., None]  # (e, W, largest)
         rows = grouped.rows[np.where(inside, grouped.starts[label][..., None] + slot, 0)]
         keys = hash_with(hash_key(seed, IMAGES), numbers[start : start + step])  # (e,)
-        ranks = mix(keys[:, None, None] ^ every[rows])
+        ranks = mix(keys[:, None, None] ^ mix((rows + 1).astype(np.uint64)))
         ranks[~inside] = np.iinfo(np.uint64).max  # smaller classes end before the largest
         chosen = _smallest(ranks, wanted)
         found[start : start + step] = np.take_along_axis(rows, chosen, -1)  # (e, W, wanted)

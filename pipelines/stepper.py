@@ -62,6 +62,7 @@ class Stepper:
         for parameter in self.method.frozen_parameters(progress):
             parameter.grad = None
         if optim.skip_nonfinite and not bool(torch.isfinite(norm)):
+            self.scaler.update()  # an overflow in fp16 lowers the scale
             self.optimizer.zero_grad(set_to_none=True)
             return metrics | {"gradient_norm": norm, "skipped": torch.ones_like(norm)}
         self.scaler.step(self.optimizer)

@@ -181,3 +181,15 @@ def test_step_seeds_differ_by_step_rank_and_micro_batch() -> None:
     seeds = {step_seed(0, s, r, m) for s in range(20) for r in range(3) for m in range(3)}
     assert len(seeds) == 180
     assert max(seeds) < 2**63
+
+
+def test_a_step_that_is_not_finite_is_left_out_where_asked(
+    shards: ShardSet, tmp_path: Path
+) -> None:
+    config = quiet(method__break_at=5, log_every=6, optim__skip_nonfinite=True)
+    spec = toy_spec(config, shards, tmp_path)
+    trainer = Trainer(spec, LocalSession(spec.out))
+    trainer.fit()
+    assert all(torch.isfinite(value).all() for value in weights(trainer.method).values())
+    lines = [line for line in read_metrics(spec.out) if line["kind"] == "train"]
+    assert [line["step"] for line in lines if line["skipped"] > 0] == [6]  # step 5, from 0
