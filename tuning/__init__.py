@@ -1,0 +1,1 @@
+"""Sweeps: Ray Tune runs the trials, an Optuna study is their only record."""
