@@ -40,6 +40,14 @@ class StageError(FewShotError):
     """A pipeline stage cannot start, continue or finish."""
 
 
+class NonFiniteError(StageError):
+    """The loss of a training run is not finite."""
+
+
+class OutOfMemoryError(StageError):
+    """A training run needs more memory than its device has."""
+
+
 class CheckpointError(StageError):
     """A checkpoint is damaged, foreign, or belongs to another configuration."""
 

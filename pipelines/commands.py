@@ -78,8 +78,10 @@ class Progress:
         if event.state in ("started", "continued"):
             verb = "starts" if event.state == "started" else "continues where it was interrupted"
             _note(f"{label}  {verb}")
-        elif event.state == "failed":
-            _note(f"{label}  failed after {duration(event.seconds)}")
+        elif event.state == "waiting":
+            _note(f"{label}  waits for another run that is at work on it")
+        elif event.state in ("failed", "stopped"):
+            _note(f"{label}  {event.state} after {duration(event.seconds)}")
         elif event.result is not None:
             state = (
                 f"skipped, done {event.stage.finished}"

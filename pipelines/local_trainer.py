@@ -11,9 +11,11 @@ from contextlib import contextmanager
 import torch
 
 from fsl.errors import StageError
+from pipelines.follow import Follower
 from pipelines.progress import ProgressLine
 from pipelines.session import LocalSession
 from pipelines.trainer import Trainer, TrainSpec
+from pipelines.watch import current_watcher, stopped
 
 
 def run_here(spec: TrainSpec, total_steps: int) -> None:
@@ -21,6 +23,7 @@ def run_here(spec: TrainSpec, total_steps: int) -> None:
 
     Raises:
         StageError: the run directory is not on this machine's disk.
+        TrainingStopped: the watcher around this call ended it.
     """
     if spec.out.local is None:
         raise StageError(
@@ -30,10 +33,29 @@ def run_here(spec: TrainSpec, total_steps: int) -> None:
     cluster = spec.config.cluster
     gpu = torch.cuda.is_available() if cluster.gpu == "auto" else cluster.gpu
     session = LocalSession(
-        spec.out, keep=spec.config.checkpoint.keep, device="cuda" if gpu else "cpu"
+        spec.out,
+        keep=spec.config.checkpoint.keep,
+        device="cuda" if gpu else "cpu",
+        watcher=current_watcher(),
     )
-    with _threads(cluster.cpus_per_worker), ProgressLine(spec.out, spec.label, total_steps):
-        Trainer(spec, session).fit()
+    with (
+        _threads(cluster.cpus_per_worker),
+        ProgressLine(spec.label, total_steps) as line,
+        Follower(spec.out, line.show),
+    ):
+        ended = _ended_early(spec, session)
+    if ended is not None:
+        raise stopped(spec.label, ended, total_steps)
+
+
+def _ended_early(spec: TrainSpec, session: LocalSession) -> int | None:
+    """Train; return the step where the run was told to end, if it was.
+
+    The model lives no longer than this call: an exception would keep it alive with its traceback.
+    """
+    trainer = Trainer(spec, session)
+    trainer.fit()
+    return trainer.reached if trainer.stopped else None
 
 
 @contextmanager

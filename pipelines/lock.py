@@ -43,60 +43,82 @@ def run_lock(root: Location) -> Iterator[None]:
 
 @contextmanager
 def _local_lock(directory: Path) -> Iterator[None]:
-    path = directory / NAME
+    with open_lock(directory / NAME) as stream:
+        _acquire(stream, directory / NAME)
+        with signed(stream):
+            yield
+
+
+def open_lock(path: Path) -> IO[str]:
+    """Return the file that a lock is on.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
     try:
-        stream = path.open("a+", encoding="utf-8")
+        return path.open("a+", encoding="utf-8")
     except OSError as error:
         raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
-    with stream:
-        _acquire(stream, path)
+
+
+@contextmanager
+def signed(stream: IO[str]) -> Iterator[None]:
+    """Name this process in a lock that it holds; a killed one's name stays."""
+    stream.seek(0)
+    stream.truncate()
+    json.dump(owner(), stream)
+    stream.flush()
+    try:
+        yield
+    finally:  # emptied, not removed: another process may be waiting with the file open
         stream.seek(0)
         stream.truncate()
-        json.dump(_owner(), stream)
-        stream.flush()
-        try:
-            yield
-        finally:  # emptied, not removed: another process may be waiting with the file open
-            stream.seek(0)
-            stream.truncate()
+
+
+def try_lock(stream: IO[str], path: Path) -> bool:
+    """Take the kernel's lock on an open file; return False when another one holds it.
+
+    Raises:
+        StorageError: the file cannot be locked.
+    """
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL):
+            raise StorageError(f"{path}: cannot be locked: {error.strerror}") from error
+        logger.warning("%s: this file system has no locks; start one run at a time", path)
+    return True
 
 
 def _acquire(stream: IO[str], path: Path) -> None:
     """Take the kernel's lock on an open file, waiting a little when its owner is dead."""
     deadline = time.monotonic() + GRACE_SECONDS
-    while True:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = _parse(path.read_text(encoding="utf-8"))
-            if _is_alive(owner) or time.monotonic() > deadline:
-                raise StageError(_refusal(path.parent, owner)) from None
-            time.sleep(0.1)
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL):
-                raise StorageError(f"{path}: cannot be locked: {error.strerror}") from error
-            logger.warning("%s: this file system has no locks; start one run at a time", path)
-            return
-        else:
-            return
+    while not try_lock(stream, path):
+        holder = parse(path.read_text(encoding="utf-8"))
+        if _is_alive(holder) or time.monotonic() > deadline:
+            raise StageError(_refusal(path.parent, holder))
+        time.sleep(0.1)
 
 
 @contextmanager
 def _object_lock(target: Location) -> Iterator[None]:
     if target.exists():
-        owner = _parse(target.read_text())
-        if owner and (_is_alive(owner) or owner.get("host") != socket.gethostname()):
+        holder = parse(target.read_text())
+        if holder and (_is_alive(holder) or holder.get("host") != socket.gethostname()):
             raise StageError(
-                f"{_refusal(target.parent, owner)}. If that process is gone, delete {target}"
+                f"{_refusal(target.parent, holder)}. If that process is gone, delete {target}"
             )
-    target.write_text(json.dumps(_owner()))
+    target.write_text(json.dumps(owner()))
     try:
         yield
     finally:
         target.delete()
 
 
-def _owner() -> dict[str, Any]:
+def owner() -> dict[str, Any]:
+    """Return what a lock says of this process."""
     return {
         "pid": os.getpid(),
         "host": socket.gethostname(),
@@ -105,21 +127,21 @@ def _owner() -> dict[str, Any]:
     }
 
 
-def _parse(text: str) -> dict[str, Any]:
-    """Return the owner written in a lock; nothing when it was cut off in the middle."""
+def parse(text: str) -> dict[str, Any]:
+    """Return the holder written in a lock; nothing when it was cut off in the middle."""
     try:
-        owner = json.loads(text)
+        holder = json.loads(text)
     except json.JSONDecodeError:
         return {}
-    return owner if isinstance(owner, dict) else {}
+    return holder if isinstance(holder, dict) else {}
 
 
-def _is_alive(owner: dict[str, Any]) -> bool:
-    """Return whether the owner is a live process of this machine (other machines: unknown)."""
-    if owner.get("host") != socket.gethostname() or not isinstance(owner.get("pid"), int):
+def _is_alive(holder: dict[str, Any]) -> bool:
+    """Return whether the holder is a live process of this machine (other machines: unknown)."""
+    if holder.get("host") != socket.gethostname() or not isinstance(holder.get("pid"), int):
         return False
     try:
-        os.kill(owner["pid"], 0)
+        os.kill(holder["pid"], 0)
     except ProcessLookupError:
         return False
     except PermissionError:
@@ -127,9 +149,9 @@ def _is_alive(owner: dict[str, Any]) -> bool:
     return True
 
 
-def _refusal(root: object, owner: dict[str, Any]) -> str:
+def _refusal(root: object, holder: dict[str, Any]) -> str:
     return (
-        f"{root}: another run is using this directory (process {owner.get('pid', 'unknown')} on "
-        f"{owner.get('host', 'an unknown machine')}, since {owner.get('since', 'unknown')}); "
+        f"{root}: another run is using this directory (process {holder.get('pid', 'unknown')} on "
+        f"{holder.get('host', 'an unknown machine')}, since {holder.get('since', 'unknown')}); "
         "wait for it or choose another run_dir=..."
     )

@@ -1,51 +1,40 @@
 """The progress line of a training run, drawn by the driver from the run's `metrics.jsonl`.
 
-The workers may be on other machines: the file is what both sides see. Without a terminal a line
-of log is written now and then instead.
+Without a terminal a line of log is written now and then instead.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
 from tqdm import tqdm
 
-from data_shards.location import Location
-from fsl.errors import StorageError
-from pipelines.metric_log import NAME, parse_lines
-
 logger = logging.getLogger(__name__)
 
-LOCAL_SECONDS, REMOTE_SECONDS, LOG_SECONDS = 0.5, 10.0, 30.0
+LOG_SECONDS = 30.0
 
 
 class ProgressLine:
-    """Follows a train stage's metrics while the `with` block runs.
+    """Shows how far a training run is; a listener of `pipelines.follow.Follower`.
 
     Args:
-        out: the stage's directory.
         label: the stage's name in the recipe.
         total_steps: optimizer steps of the whole run.
     """
 
-    def __init__(self, out: Location, label: str, total_steps: int) -> None:
-        self.place, self.label, self.total_steps = out / NAME, label, total_steps
-        self.seconds = LOCAL_SECONDS if out.local is not None else REMOTE_SECONDS
+    def __init__(self, label: str, total_steps: int) -> None:
+        self.label, self.total_steps = label, total_steps
         self.shown: dict[str, Any] = {}
-        self._read = 0
         self._logged = time.monotonic()
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="progress", daemon=True)
 
     def __enter__(self) -> Self:
         self.bar: Any = tqdm(
             total=self.total_steps, desc=self.label, unit="step", disable=None, dynamic_ncols=True
         )
-        self._thread.start()
         return self
 
     def __exit__(
@@ -54,14 +43,11 @@ class ProgressLine:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._ended.set()
-        self._thread.join()
-        self.update()
         self.bar.close()
 
-    def update(self) -> None:
-        """Read what is new and show it."""
-        for line in self._news():
+    def show(self, lines: Sequence[dict[str, Any]]) -> None:
+        """Show new lines of metrics; none of them: keep the clock going."""
+        for line in lines:
             if line["kind"] == "train":
                 self.shown |= {"loss": line["loss"], "images/s": line["images_per_second"]}
             elif line["kind"] == "validation":
@@ -89,33 +75,3 @@ class ProgressLine:
         if self.shown.get("val") is not None:
             parts.append(f"val {100 * self.shown['val']:.2f} %")
         return ", ".join(parts)
-
-    def _follow(self) -> None:
-        while not self._ended.wait(self.seconds):
-            self.update()
-
-    def _news(self) -> list[dict[str, Any]]:
-        """Return the lines not yet seen; of a file that a restarted run wrote anew, all lines."""
-        try:
-            if not self.place.exists() or self.place.size() == self._read:
-                return []
-            content = self._after(self._read)
-            if content is None:
-                self._read = 0
-                content = self._after(0) or b""
-        except StorageError:  # a momentary fault of the storage must not end a training run
-            return []
-        lines, length = parse_lines(content)
-        self._read += length
-        return lines
-
-    def _after(self, position: int) -> bytes | None:
-        """Return what follows `position`, or None if no line of the file ends there."""
-        with self.place.open_input() as stream:
-            if position > stream.size():
-                return None
-            stream.seek(max(position - 1, 0))
-            content = bytes(stream.read())
-        if not position:
-            return content
-        return content[1:] if content[:1] == b"\n" else None

@@ -27,15 +27,19 @@ from data_shards.location import Location
 from fsl.errors import FewShotError
 from pipelines.checkpoint import SCORE
 from pipelines.trainer import Trainer, TrainSpec
+from pipelines.watch import Report
 
 FAILURES = "failures"
+STOP = "stop"
+"""File by which the driver tells the workers to end at their next pause."""
 logger = logging.getLogger(__name__)
 
 
 class RaySession:
     """A worker's connection to its Ray Train run."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, out: Location, threads: int) -> None:
+        self.out = out
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self.device: torch.device = ray.train.torch.get_device()
@@ -59,13 +63,18 @@ class RaySession:
         checkpoint = None if directory is None else RayCheckpoint.from_directory(directory)
         ray.train.report(numbers, checkpoint=checkpoint, checkpoint_dir_name=name)
 
+    def goes_on(self, report: Report | None) -> bool:
+        """Look whether the driver has asked for the end."""
+        del report
+        return not (self.out / STOP).exists()
+
 
 def run_worker(spec: TrainSpec) -> dict[str, float]:
     """Run one worker's part of a training run, in a process of Ray Train."""
     begun = time.time()
     if fatal_failure(spec.out) is not None:
         return {}
-    session = RaySession(spec.config.cluster.cpus_per_worker)
+    session = RaySession(spec.out, spec.config.cluster.cpus_per_worker)
     try:
         return Trainer(spec, session).fit()
     except Exception as error:

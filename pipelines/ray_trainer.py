@@ -23,6 +23,7 @@ from ray.train.torch import TorchTrainer
 from fsl import errors
 from fsl.errors import FewShotError, StageError
 from pipelines.checkpoint import DIRECTORY, SCORE, find_checkpoints
+from pipelines.follow import Follower
 from pipelines.progress import ProgressLine
 from pipelines.ray_entry import train_worker
 from pipelines.ray_session import FAILURES, fatal_failure, read_failures
@@ -110,7 +111,11 @@ def run_training(spec: TrainSpec, total_steps: int) -> None:
         ),
     )
     try:
-        with _own_interrupt_handler(), ProgressLine(spec.out, spec.label, total_steps):
+        with (
+            _own_interrupt_handler(),
+            ProgressLine(spec.label, total_steps) as line,
+            Follower(spec.out, line.show),
+        ):
             trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise _explained(spec, error) from error

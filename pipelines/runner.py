@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
@@ -28,6 +29,8 @@ from pipelines.stage import (
     StageResult,
     check_inputs,
 )
+from pipelines.stage_lock import stage_lock
+from pipelines.watch import TrainingStopped
 
 Label = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]{0,40}$")]
 
@@ -63,13 +66,14 @@ class StageEvent:
 
     Attributes:
         stage: the stage as it was planned.
-        state: what happened to it.
+        state: what happened to it; it is `waiting` when another run is at work on it, and
+            `stopped` when a watcher ended its training.
         result: there when skipped or done.
-        seconds: time it took, when done or failed.
+        seconds: time it took, when done, stopped or failed.
     """
 
     stage: PlannedStage
-    state: Literal["skipped", "started", "continued", "done", "failed"]
+    state: Literal["skipped", "waiting", "started", "continued", "done", "stopped", "failed"]
     result: StageResult | None = None
     seconds: float = 0.0
 
@@ -91,6 +95,7 @@ def plan(config: PipelineConfig) -> dict[str, PlannedStage]:
     for label, stage_config in config.stages.items():
         seeded = _with_seed(stage_config, config.seed)
         stage = STAGES.get(seeded.kind)(seeded)
+        stage.label = label
         inputs = {name: planned[name] for name in seeded.needs}
         check_inputs(label, stage, inputs)
         try:
@@ -104,34 +109,71 @@ def plan(config: PipelineConfig) -> dict[str, PlannedStage]:
 
 
 def run_pipeline(
-    config: PipelineConfig, on_event: Callable[[StageEvent], None] = ignore
+    config: PipelineConfig,
+    on_event: Callable[[StageEvent], None] = ignore,
+    *,
+    shared: bool = False,
 ) -> dict[str, StageResult]:
     """Run what is not done yet; return the results by label.
 
+    Args:
+        config: the recipe.
+        on_event: told what happens to each stage.
+        shared: whether other pipelines may run in the same directory meanwhile (in this mode
+            too). Each stage is then run by one of them, and the others wait for it.
+
     Raises:
         FewShotError: found before anything ran, or a stage failed; earlier results stay.
+        TrainingStopped: a watcher ended a training, see `pipelines.watch`.
     """
     # planned before the lock is taken: a mistake in the recipe must not make a directory
-    return run_planned(config, plan(config), on_event)
+    return run_planned(config, plan(config), on_event, shared=shared)
 
 
 def run_planned(
     config: PipelineConfig,
     planned: Mapping[str, PlannedStage],
     on_event: Callable[[StageEvent], None] = ignore,
+    *,
+    shared: bool = False,
 ) -> dict[str, StageResult]:
-    """Run what `plan` returned for these settings."""
-    with run_lock(config.root):
+    """Run what `plan` returned for these settings, as `run_pipeline` does."""
+    with nullcontext() if shared else run_lock(config.root):
         results: dict[str, StageResult] = {}
         for label, before in planned.items():
-            stage = _with_state(before)  # another run may have ended since
-            if stage.result is not None:
-                results[label] = stage.result
-                on_event(StageEvent(stage, "skipped", stage.result))
+            inputs = {name: results[name] for name in before.config.needs}
+            if shared:
+                results[label] = _run_alone(before, inputs, on_event, config)
             else:
-                inputs = {name: results[name] for name in stage.config.needs}
-                results[label] = _run_stage(stage, inputs, on_event, config)
+                results[label] = _run_once(before, inputs, on_event, config)
     return results
+
+
+def _run_alone(
+    planned: PlannedStage,
+    inputs: Mapping[str, StageResult],
+    on_event: Callable[[StageEvent], None],
+    config: PipelineConfig,
+) -> StageResult:
+    """Return the stage's result, of this run or of another one that is at work on it."""
+    if _with_state(planned).state == "done":  # a done stage needs no lock
+        return _run_once(planned, inputs, on_event, config)
+    with stage_lock(config.root, planned.key, lambda: on_event(StageEvent(planned, "waiting"))):
+        return _run_once(planned, inputs, on_event, config)
+
+
+def _run_once(
+    before: PlannedStage,
+    inputs: Mapping[str, StageResult],
+    on_event: Callable[[StageEvent], None],
+    config: PipelineConfig,
+) -> StageResult:
+    """Return the stage's result; run it unless it is done."""
+    stage = _with_state(before)  # another run may have ended since
+    if stage.result is None:
+        return _run_stage(stage, inputs, on_event, config)
+    on_event(StageEvent(stage, "skipped", stage.result))
+    return stage.result
 
 
 def _run_stage(
@@ -149,6 +191,9 @@ def _run_stage(
         write_provenance(planned.path, {"pipeline": config.seed, "stage": _seed(planned.config)})
         metrics = planned.stage.run(inputs, planned.path)
         result = records.write_result(planned, metrics, begun)
+    except TrainingStopped:
+        on_event(StageEvent(planned, "stopped", seconds=time.time() - begun))
+        raise
     except (FewShotError, OSError) as error:
         on_event(StageEvent(planned, "failed", seconds=time.time() - begun))
         raise StageError(

@@ -14,6 +14,7 @@ import torch
 
 from data_shards.location import Location
 from pipelines.checkpoint import DIRECTORY, SCORE, find_checkpoints
+from pipelines.watch import Report, Watcher
 
 
 class Session(Protocol):
@@ -29,6 +30,13 @@ class Session(Protocol):
     def save(self, directory: Path | None, name: str, metrics: Mapping[str, float]) -> None:
         """Keep a checkpoint; called by all ranks, of which only the first has a directory."""
 
+    def goes_on(self, report: Report | None) -> bool:
+        """Return whether a watched run goes on after a pause; the first rank alone is asked.
+
+        Args:
+            report: there when the pause was a validation.
+        """
+
 
 class LocalSession:
     """Training without Ray, in this process (or several that the caller has connected).
@@ -39,17 +47,20 @@ class LocalSession:
         rank: this process among `world_size`.
         world_size: number of processes; more than one needs a process group.
         device: where to compute.
+        watcher: sees the validations and may end the run.
     """
 
     def __init__(
         self,
         out: Location,
         keep: int = 2,
+        *,
         rank: int = 0,
         world_size: int = 1,
         device: str | torch.device = "cpu",
+        watcher: Watcher | None = None,
     ) -> None:
-        self.out, self.keep = out, keep
+        self.out, self.keep, self.watcher = out, keep, watcher
         self.rank, self.world_size, self.device = rank, world_size, torch.device(device)
 
     @contextmanager
@@ -72,3 +83,7 @@ class LocalSession:
         for other in found:
             if other not in kept:
                 (self.out / DIRECTORY / other).delete()
+
+    def goes_on(self, report: Report | None) -> bool:
+        """Ask the watcher."""
+        return report is None or self.watcher is None or self.watcher(report)

@@ -115,12 +115,14 @@ class Stage(ABC, Generic[C]):
         version: raise it when equal settings begin to give another result.
         gives: one word for what it makes; other stages' `takes` refer to it.
         takes: sort of input -> how many of them; "*" takes inputs of every other sort.
+        label: its name in the recipe; empty outside of one. Only to be shown: it is not in the key.
     """
 
     Config: ClassVar[type[StageConfig]]
     version: ClassVar[int] = 1
     gives: ClassVar[str]
     takes: ClassVar[Mapping[str, Count]] = {}
+    label: str = ""
 
     def __init__(self, config: C) -> None:
         self.config = config

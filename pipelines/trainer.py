@@ -40,6 +40,7 @@ from pipelines.stepper import Stepper, step_seed
 from pipelines.train_config import TrainConfig
 from pipelines.training_data import Data, build_data_set, build_plan, open_data
 from pipelines.validation import Validator
+from pipelines.watch import COLLAPSED, Report
 from pipelines.window import MetricWindow
 
 logger = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ class TrainSpec:
         init: directory of the train stage to start from.
         bank: the validation tasks.
         features: whether `data` holds feature vectors.
+        watched: whether someone may end the run early.
     """
 
     label: str
@@ -76,10 +78,18 @@ class TrainSpec:
     init: Location | None = None
     bank: Location | None = None
     features: bool = False
+    watched: bool = False
 
 
 class Trainer:
-    """One worker's part of a training run."""
+    """One worker's part of a training run.
+
+    Attributes:
+        start: step it begins at.
+        total_steps: optimizer steps of the whole run.
+        reached: step it has come to.
+        stopped: whether it was told to end at `reached`; then it is saved there.
+    """
 
     def __init__(self, spec: TrainSpec, session: Session) -> None:
         self.spec, self.session, self.config = spec, session, spec.config
@@ -89,6 +99,7 @@ class Trainer:
         self.total_steps = self.config.optim.epochs * self.plan.steps_per_epoch
         self.saved_at = time.monotonic()
         self.suspicions = 0
+        self.stopped = False
         self._build_model()
         self._restore()
         self.stepper = Stepper(
@@ -115,13 +126,13 @@ class Trainer:
 
     def _restore(self) -> None:
         """Continue this run's last checkpoint, or else start from the earlier stage's."""
-        self.start = 0
+        self.start = self.reached = 0
         with self.session.last_checkpoint() as directory:
             if directory is not None:
                 checkpoint = Checkpoint(directory, self.spec.digest)
                 checkpoint.restore_model(self.method)
                 checkpoint.restore_training(self.method, self.optimizer, self.scaler)
-                self.start = checkpoint.info.step
+                self.start = self.reached = checkpoint.info.step
             elif self.spec.init is not None:
                 with open_checkpoint(self.spec.init, self.config.init.which) as checkpoint:
                     self._start_from(checkpoint)
@@ -153,7 +164,7 @@ class Trainer:
             )
 
     def fit(self) -> dict[str, float]:
-        """Train to the end and return the last numbers (empty when there was nothing to do)."""
+        """Train until the end or `stopped`; return the last numbers (none if nothing was left)."""
         if self.start >= self.total_steps:
             return {}
         log = MetricLog(self.spec.out, self.start) if self.session.rank == 0 else None
@@ -177,7 +188,7 @@ class Trainer:
             images = self.session.world_size * sum(part.images for part in micro)
             metrics = self.stepper.take(self.progress(step), micro)
             window.add(step, metrics, waited=waited, images=images)
-            done = step + 1
+            done = self.reached = step + 1
             if done % self.config.log_every == 0 or self._pauses(done):
                 summary |= window.close() | self.schedules.apply(self.optimizer, step)
                 self._warn(done, log, summary)
@@ -186,6 +197,8 @@ class Trainer:
             if self._pauses(done):
                 scores |= self._pause(done, log, summary)
                 window.restart()
+            if self.stopped:
+                break
         return summary | scores
 
     def progress(self, step: int) -> Progress:
@@ -218,11 +231,23 @@ class Trainer:
             if log is not None:
                 values = {"accuracy": result.mean, "half_width": result.half_width}
                 log.write("validation", done, values)
-        if scores or done == self.total_steps or self._saves(done):
-            if log is not None:
-                log.flush()
-            self._save(done, summary | scores)
+        due = bool(scores) or done == self.total_steps or self._saves(done)
+        if due:
+            self._save(done, log, summary | scores)
+        self.stopped = self.spec.watched and not self._goes_on(done, summary | scores, bool(scores))
+        if self.stopped and not due:
+            self._save(done, log, summary)
         return scores
+
+    def _goes_on(self, done: int, metrics: Mapping[str, float], validated: bool) -> bool:
+        """Ask whoever watches the run; all ranks hear the same."""
+        verdict = torch.ones(1, dtype=torch.uint8)
+        if self.session.rank == 0:
+            epoch = done / self.plan.steps_per_epoch
+            sign = {COLLAPSED: 1.0} if self.suspicions >= WARN_LINES else {}
+            report = Report(self.spec.label, done, self.total_steps, epoch, {**metrics, **sign})
+            verdict[0] = self.session.goes_on(report if validated else None)
+        return bool(self.from_first(verdict))
 
     def _validates(self, done: int) -> bool:
         epoch, rest = divmod(done, self.plan.steps_per_epoch)
@@ -243,7 +268,9 @@ class Trainer:
             dist.broadcast(value, 0)
         return value
 
-    def _save(self, done: int, metrics: dict[str, float]) -> None:
+    def _save(self, done: int, log: MetricLog | None, metrics: dict[str, float]) -> None:
+        if log is not None:
+            log.flush()
         name = f"step-{done:08d}"
         if self.session.rank != 0:
             self.session.save(None, name, metrics)

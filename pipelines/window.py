@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fsl.distributed import all_reduce_mean
-from fsl.errors import StageError
+from fsl.errors import NonFiniteError
 
 
 class MetricWindow:
@@ -53,7 +53,7 @@ class MetricWindow:
         All ranks must call it together, with the same names of metrics.
 
         Raises:
-            StageError: too many steps in a row with a loss that is not finite; on all ranks alike.
+            NonFiniteError: too many steps in a row with a loss that is not finite; on all ranks alike.
         """
         names = sorted(self.values)
         good = torch.isfinite(torch.stack(self.values["loss"]))
@@ -70,7 +70,7 @@ class MetricWindow:
         for step, loss in zip(self.steps, losses, strict=True):
             self.bad = 0 if math.isfinite(loss) else self.bad + 1
             if self.bad > self.tolerated:
-                raise StageError(_not_finite(step, loss, averaged))
+                raise NonFiniteError(_not_finite(step, loss, averaged))
         averaged = {name: value for name, value in averaged.items() if math.isfinite(value)}
         seconds = max(time.perf_counter() - self.begun, 1e-9)
         averaged["images_per_second"] = self.images / seconds

@@ -40,6 +40,7 @@ from pipelines.stage import (
 from pipelines.train_config import TrainConfig
 from pipelines.trainer import TrainSpec
 from pipelines.training_data import Data, build_plan, open_data
+from pipelines.watch import current_watcher
 
 BANKS = "banks"
 
@@ -74,7 +75,7 @@ class TrainStage(Stage[TrainConfig]):
         config = filled_in(resolved(self.config, earlier, features), data)
         _check_settings(config)
         check_data(config, data)
-        spec = run_spec(config, data, out, models[0] if models else None)
+        spec = run_spec(config, data, out, models[0] if models else None, self.label)
         total_steps = plan_steps(config, data)
         found = find_checkpoints(out)
         _refuse_foreign(found, spec.digest, out)
@@ -152,12 +153,16 @@ def plan_steps(config: TrainConfig, data: Data) -> int:
 
 
 def run_spec(
-    config: TrainConfig, data: Data, out: Location, earlier: StageResult | None = None
+    config: TrainConfig,
+    data: Data,
+    out: Location,
+    earlier: StageResult | None = None,
+    label: str = "",
 ) -> TrainSpec:
     """Return what every worker is told; writes the validation tasks into `out`."""
     init_key = earlier.key if earlier else None
     return TrainSpec(
-        label=out.name.rpartition("-")[0] or out.name,
+        label=label or out.name,
         config=config,
         data=data.root,
         out=out,
@@ -165,6 +170,7 @@ def run_spec(
         init=earlier.path if earlier else None,
         bank=_seal_bank(config, data, out),
         features=isinstance(data, FeatureSet),
+        watched=current_watcher() is not None,
     )
 
 

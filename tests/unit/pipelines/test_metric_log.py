@@ -10,6 +10,7 @@ import torch
 
 from data_shards.location import Location
 from fsl.errors import StageError
+from pipelines.follow import Follower
 from pipelines.metric_log import MetricLog, parse_lines, read_metrics
 from pipelines.progress import ProgressLine
 from pipelines.window import MetricWindow
@@ -65,20 +66,20 @@ def test_the_progress_line_follows_the_file_and_a_restart(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     out = Location.parse(tmp_path)
-    with ProgressLine(out, "pretrain", 20) as progress:
+    with ProgressLine("pretrain", 20) as progress, Follower(out, progress.show) as follower:
         with MetricLog(out) as log:
             train_line(log, 2, loss=3.0)
             train_line(log, 4, loss=2.5)
-            progress.update()
+            follower.update()
             assert progress.words() == "loss 2.5, 100 images/s"
             log.write("validation", 4, {"accuracy": 0.5})
             log.warn(4, "collapsed to uniform")
-        progress.update()
+        follower.update()
         assert progress.words() == "loss 2.5, 100 images/s, val 50.00 %"
         with MetricLog(out, start=2) as log:
-            progress.update()
+            follower.update()
             train_line(log, 4, loss=2.25)
-        progress.update()
+        follower.update()
         assert progress.words().startswith("loss 2.25")
     assert "pretrain: step 4: collapsed to uniform" in caplog.text
 
@@ -122,14 +123,10 @@ def test_the_progress_line_survives_a_file_that_a_restarted_run_wrote_anew(tmp_p
         for step in range(1, 40)
     ]
     place = tmp_path / "metrics.jsonl"
-    progress = ProgressLine(out, "pretrain", 40)
-    progress.__enter__()
-    try:
+    with ProgressLine("pretrain", 40) as progress, Follower(out, progress.show) as follower:
         place.write_text("".join(line + "\n" for line in lines[:9]))
-        progress.update()
+        follower.update()
         assert progress.shown["step"] == 9
         place.write_text("".join(line + "  \n" for line in lines[:12]))  # longer, cut elsewhere
-        progress.update()
+        follower.update()
         assert progress.shown["step"] == 12
-    finally:
-        progress.__exit__(None, None, None)
