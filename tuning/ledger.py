@@ -1,0 +1,249 @@
+"""Asking and telling a study so that every trial exists once, whatever is killed.
+
+The study's journal is the only record. A trial that is RUNNING in it when a sweep begins was
+interrupted: it is handed out again with the same settings, and its stages go on where they were.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from fsl.errors import ConfigError, StageError
+from tuning.config import StudyConfig
+from tuning.outcome import NEVER_RUN, STATES, Outcome, TrialJob, TrialNews, own_trials
+from tuning.samplers import build_sampler
+from tuning.space import Space
+from tuning.store import StudyStore
+
+REPEATS = 50
+"""Suggestions in a row that were tried before: the space is used up."""
+IMPOSSIBLE = 100
+"""Suggestions in a row that contradict each other."""
+SAME_FAULT = 3
+"""Trials in a row, and no other before, that fail for the same reason: it is not theirs."""
+
+
+class Ledger:
+    """The study of a sweep, as its trials see it.
+
+    Args:
+        config: the study's settings.
+        space: what is searched.
+        store: the opened study.
+        devices: GPUs, or without any CPUs, that one trial holds.
+    """
+
+    def __init__(
+        self, config: StudyConfig, space: Space, store: StudyStore, devices: float = 1.0
+    ) -> None:
+        self.config, self.space, self.store, self.devices = config, space, store, devices
+        self.study = store.study
+        self.over = ""
+        """Why no further trial is begun, in words; "" while there may be some."""
+        self._trials: dict[int, optuna.Trial] = {}
+        self._before: dict[int, Mapping[str, Any]] = {}  # attributes of earlier attempts
+        self._interrupted = [
+            trial for trial in own_trials(self.study) if trial.state == TrialState.RUNNING
+        ]
+        self._seen = {_identity(trial.params) for trial in own_trials(self.study)}
+
+    def next(self) -> TrialJob | None:
+        """Return what to run next, or None when the budget is used up or nothing is left.
+
+        Raises:
+            ConfigError: the settings contradict each other wherever one looks.
+        """
+        while self._interrupted:
+            job = self._again(self._interrupted.pop(0))
+            if job is not None:
+                return job
+        repeats = impossible = 0
+        while not self._spent():
+            number = len(self.study.get_trials(deepcopy=False))
+            self.study.sampler = build_sampler(self.config, number)
+            trial = self.study.ask()
+            params = self.space.suggest(trial)
+            if _identity(params) in self._seen:
+                self._end(trial.number, Outcome.REPEAT, "asked before")
+                repeats += 1
+                if repeats == REPEATS:
+                    self.over = "every combination in the ranges has been tried"
+                    return None
+                continue
+            self._seen.add(_identity(params))
+            try:
+                return self._begin(trial, params)
+            except ConfigError as error:
+                self._end(trial.number, Outcome.INFEASIBLE, str(error))
+                impossible += 1
+                if impossible == IMPOSSIBLE:
+                    raise ConfigError(
+                        f"search: {IMPOSSIBLE} combinations in a row are impossible, the last one: "
+                        f"{error}; narrow the ranges"
+                    ) from None
+        return None
+
+    def has_more(self) -> bool:
+        """Return whether anything is left to run."""
+        return bool(self._interrupted) or not self._spent()
+
+    def record(self, number: int, news: TrialNews) -> bool:
+        """Write down what a trial reports; return whether it is to be pruned."""
+        self._tally(number, news)
+        if news.value is None or len(self.config.goals) > 1:
+            return False
+        trial = self._trials[number]
+        frozen = self._frozen(number)
+        if news.percent not in frozen.intermediate_values:
+            trial.report(news.value, news.percent)
+        self.store.sync()
+        return news.percent < 100 and bool(trial.should_prune())
+
+    def finish(self, number: int, news: TrialNews) -> None:
+        """Close a trial that ended by itself."""
+        assert news.outcome is not None
+        self._tally(number, news)
+        values, outcome, reason = news.values, news.outcome, news.reason
+        if outcome is Outcome.COMPLETE and not all(map(math.isfinite, values or [math.nan])):
+            values, outcome, reason = None, Outcome.INFEASIBLE, f"goals are not finite: {values}"
+        self._end(number, outcome, reason, values)
+
+    def prune(self, number: int) -> None:
+        """Close a trial that `record` said to prune."""
+        percents = self._frozen(number).intermediate_values
+        at = f"stopped at {max(percents)} %" if percents else "stopped"
+        self._end(number, Outcome.PRUNED, f"{at}: others were better there")
+
+    def lost(self, number: int, reason: str) -> None:
+        """Close a trial whose process died again and again."""
+        out = "OutOfMemory" in reason or "out of memory" in reason
+        self._end(number, Outcome.INFEASIBLE if out else Outcome.FAILED, reason)
+
+    def restarted(self, number: int) -> None:
+        """Note that the process of a trial died and is started anew."""
+        attrs = self._frozen(number).user_attrs
+        self._before[number] = attrs
+        self._set(number, attempts=attrs.get("attempts", 1) + 1)
+
+    def refuse_hopeless(self) -> None:
+        """Raise StageError when all there was so far is the same failure."""
+        ended = [trial for trial in own_trials(self.study) if trial.state.is_finished()]
+        reasons = {trial.user_attrs.get("reason") for trial in ended}
+        failed = all(trial.user_attrs.get("outcome") == Outcome.FAILED for trial in ended)
+        if len(ended) >= SAME_FAULT and failed and len(reasons) == 1:
+            raise StageError(
+                f"the first {len(ended)} trials failed for the same reason, so the sweep ends: "
+                f"{reasons.pop()}"
+            )
+
+    def _again(self, trial: FrozenTrial) -> TrialJob | None:
+        """Hand an interrupted trial out once more."""
+        if "recipe" not in trial.user_attrs:  # killed before all its settings were known
+            self._end(trial.number, Outcome.ABANDONED, "the sweep was killed while asking")
+            return None
+        self._trials[trial.number] = optuna.Trial(self.study, trial._trial_id)
+        try:
+            job = self._job(trial.number, trial.params)
+        except ConfigError as error:
+            self._end(trial.number, Outcome.INFEASIBLE, str(error))
+            return None
+        self.restarted(trial.number)
+        return job
+
+    def _begin(self, trial: optuna.Trial, params: Mapping[str, Any]) -> TrialJob:
+        self._trials[trial.number] = trial
+        job = self._job(trial.number, params)
+        self._set(
+            trial.number,
+            attempts=1,
+            started=_now(),
+            recipe=self.space.branch_of(params).label,  # last: it marks that all is known
+        )
+        self.store.sync()
+        return job
+
+    def _job(self, number: int, params: Mapping[str, Any]) -> TrialJob:
+        recipe = self.space.trial_recipe(params)
+        return TrialJob(
+            number,
+            recipe.model_dump(mode="json"),
+            self.space.branch_of(params).objective,
+            [goal.metric for goal in self.config.goals],
+            self.devices,
+        )
+
+    def _spent(self) -> bool:
+        """Say whether no further trial may begin, and remember why."""
+        budget, trials = self.config.budget, own_trials(self.study)
+        epochs = sum(trial.user_attrs.get("epochs", 0.0) for trial in trials)
+        hours = sum(trial.user_attrs.get("device_seconds", 0.0) for trial in trials) / 3600
+        if len(trials) >= budget.trials:
+            self.over = f"{budget.trials} trials were run"
+        elif budget.epochs is not None and epochs >= budget.epochs:
+            self.over = f"{budget.epochs:g} epochs were trained"
+        elif budget.device_hours is not None and hours >= budget.device_hours:
+            self.over = f"{budget.device_hours:g} device hours were used"
+        return bool(self.over)
+
+    def _tally(self, number: int, news: TrialNews) -> None:
+        """Add this attempt's cost to that of the earlier ones."""
+        before = self._before.get(number, {})
+        executed = [*before.get("ran", []), *news.ran]
+        self._set(
+            number,
+            epochs=max(before.get("epochs", 0.0), news.epochs),
+            seconds=before.get("seconds", 0.0) + news.seconds,
+            device_seconds=before.get("device_seconds", 0.0) + news.device_seconds,
+            stages=dict(news.stages),
+            ran=list(dict.fromkeys(executed)),
+            reused=[label for label in news.reused if label not in executed],
+            metrics=dict(news.metrics),
+        )
+
+    def _end(self, number: int, outcome: Outcome, reason: str, values: Any = None) -> None:
+        infeasible = [1.0 if outcome is Outcome.INFEASIBLE else 0.0]
+        self._set(
+            number,
+            outcome=str(outcome),
+            reason=" ".join(reason.split()),
+            infeasible=infeasible,
+            finished=_now(),
+        )
+        state = STATES[outcome]
+        told = values if state == TrialState.COMPLETE else None
+        self.study.tell(number, told, state=state, skip_if_finished=True)
+        self._trials.pop(number, None)
+        self.store.sync()
+
+    def _set(self, number: int, **attributes: Any) -> None:
+        """Write attributes that changed."""
+        frozen = self._frozen(number)
+        for key, value in attributes.items():
+            if frozen.user_attrs.get(key) != value:
+                self.study._storage.set_trial_user_attr(frozen._trial_id, key, value)
+
+    def _frozen(self, number: int) -> FrozenTrial:
+        return self.study.get_trials(deepcopy=False)[number]
+
+
+def counts(study: optuna.Study) -> dict[str, int]:
+    """Return how many trials of each outcome there are, and how many run."""
+    found = {str(outcome): 0 for outcome in Outcome if outcome not in NEVER_RUN} | {"running": 0}
+    for trial in own_trials(study):
+        found[trial.user_attrs.get("outcome", "running")] += 1
+    return found
+
+
+def _identity(params: Mapping[str, Any]) -> str:
+    return json.dumps(dict(params), sort_keys=True)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

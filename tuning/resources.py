@@ -1,0 +1,103 @@
+"""How many trials run side by side, and whether one fits at all.
+
+Ray Tune does not see what the workers of a nested training run need, and waits without a word for
+resources that never come: so it is computed here, before anything starts.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import ray
+
+from fsl.errors import StageError
+from pipelines.ray_trainer import OBJECT_STORE_BYTES, connect
+from pipelines.train_config import TrainConfig
+from tuning.config import StudyConfig
+from tuning.space import Space
+
+SLIVER = 0.01
+"""CPUs that the process of a nested trial holds: it only waits, and Tune refuses 0."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one trial takes.
+
+    Attributes:
+        trial: resources that Tune reserves for the trial's own process.
+        whole: what the trial takes altogether.
+    """
+
+    trial: Mapping[str, float]
+    whole: Mapping[str, float]
+
+    @property
+    def devices(self) -> float:
+        """GPUs or, without any, CPUs."""
+        return self.whole.get("GPU", 0.0) or self.whole["CPU"]
+
+
+def start_ray(config: StudyConfig) -> None:
+    """Connect to the cluster, or start one on this machine.
+
+    Nested trials get a dashboard: without its State API, Ray Train leaves the places of a killed
+    run reserved for ever.
+    """
+    nested = config.trials.launcher == "ray"
+    if nested and not ray.is_initialized() and not os.environ.get("RAY_ADDRESS"):
+        ray.init(
+            address="local",
+            num_cpus=(os.cpu_count() or 1) + 1,  # the trials' own processes need slivers
+            include_dashboard=True,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+        )
+    connect()
+
+
+def need_of(config: StudyConfig, space: Space) -> Need:
+    """Return what a trial of a study takes; of several recipes, the most."""
+    if config.trials.launcher == "local":
+        own = {"CPU": float(config.trials.cpus), "GPU": config.trials.gpus}
+        return Need(own, own)
+    gpus_here = ray.cluster_resources().get("GPU", 0) > 0  # type: ignore[no-untyped-call]
+    cpus, gpus = 0.0, 0.0
+    for branch in space.branches.values():
+        for stage in branch.train_stages():
+            assert isinstance(stage, TrainConfig)
+            cluster = stage.cluster
+            gpu = gpus_here if cluster.gpu == "auto" else cluster.gpu
+            cpus = max(cpus, cluster.fewest * cluster.cpus_per_worker)
+            gpus = max(gpus, cluster.fewest if gpu else 0)
+    return Need({"CPU": SLIVER, "GPU": 0.0}, {"CPU": cpus, "GPU": float(gpus)})
+
+
+def concurrency(config: StudyConfig, need: Need) -> int:
+    """Return how many trials run at once.
+
+    Raises:
+        StageError: not even one fits.
+    """
+    have: Mapping[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    spare = 1.0 if config.trials.launcher == "ray" and not os.environ.get("RAY_ADDRESS") else 0.0
+    room = {name: have.get(name, 0.0) for name in ("CPU", "GPU")}
+    room["CPU"] -= spare
+    fits = min(int(room[name] / amount + 1e-9) for name, amount in need.whole.items() if amount > 0)
+    if fits < 1 and not (os.environ.get("RAY_ADDRESS") and config.trials.concurrent):
+        short = {name: amount for name, amount in need.whole.items() if amount > room[name]}
+        wanted = ", ".join(f"{amount:g} {name}" for name, amount in short.items())
+        there = ", ".join(f"{room[name]:g} {name}" for name in short)
+        raise StageError(
+            f"trials: one trial needs {wanted}, but the Ray cluster has {there}; lower trials.cpus "
+            "and trials.gpus (or the recipe's cluster section), or add nodes. Where nodes come on "
+            "demand, set trials.concurrent"
+        )
+    wished = config.trials.concurrent
+    if wished is None:
+        return min(fits, config.budget.trials)
+    return wished if os.environ.get("RAY_ADDRESS") else min(wished, fits)

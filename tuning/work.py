@@ -1,0 +1,132 @@
+"""One trial's pipeline in a thread: reports at each validation, and can be stopped there.
+
+The thread waits after every report until it is asked for the next one, so that whoever judges the
+trial decides before anything more is computed.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import queue
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import replace
+
+from fsl.config import build
+from fsl.errors import ConfigError, FewShotError, NonFiniteError, OutOfMemoryError
+from pipelines.runner import PipelineConfig, StageEvent, run_pipeline
+from pipelines.watch import Report, TrainingStopped, watching
+from tuning.outcome import Outcome, TrialJob, TrialNews
+
+INFEASIBLE = (NonFiniteError, OutOfMemoryError, ConfigError)
+SHOWN_LINES = 12
+logger = logging.getLogger(__name__)
+
+
+class Collapsed(Exception):
+    """The method's features collapsed: training on makes no sense."""
+
+
+class PipelineWork:
+    """A trial at work.
+
+    Args:
+        job: what to run.
+    """
+
+    def __init__(self, job: TrialJob) -> None:
+        self.job = job
+        self.news = TrialNews()
+        self._begun = time.monotonic()
+        self._reports: queue.Queue[TrialNews] = queue.Queue()
+        self._may_go_on = threading.Semaphore(0)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"trial {job.number}", daemon=True)
+
+    def next(self) -> TrialNews:
+        """Let the pipeline go on until it reports, and return what."""
+        if self._thread.ident is None:
+            self._thread.start()
+        else:
+            self._may_go_on.release()
+        return self._reports.get()
+
+    def stop(self) -> None:
+        """End the pipeline at its next validation, or now when it waits, and see it end."""
+        self._stopped.set()
+        self._may_go_on.release()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        outcome, reason = Outcome.COMPLETE, ""
+        try:
+            config = build(PipelineConfig, self.job.recipe)
+            with watching(self._watch):
+                results = run_pipeline(config, self._on_event, shared=True)
+            metrics = dict(results[self.job.objective].metrics)
+            self.news = replace(
+                self.news,
+                percent=100,
+                metrics=metrics,
+                values=[metrics[name] for name in self.job.metrics],
+            )
+        except TrainingStopped:
+            outcome, reason = Outcome.PRUNED, "stopped"
+        except Exception as error:
+            outcome, reason = judged(error)
+        finally:
+            gc.collect()  # the next trial in this process wants the memory
+        self._report(replace(self.news, outcome=outcome, reason=reason))
+
+    def _on_event(self, event: StageEvent) -> None:
+        label = event.stage.label
+        stages = {**self.news.stages, label: event.stage.path.name}
+        self.news = replace(self.news, stages=stages, stage=label)
+        if event.state == "done":
+            self.news = replace(self.news, ran=[*self.news.ran, label])
+        elif event.state == "skipped":
+            self.news = replace(self.news, reused=[*self.news.reused, label])
+
+    def _watch(self, report: Report) -> bool:
+        """Pass a validation on, and wait for the verdict."""
+        percent = round(100 * report.step / report.total_steps)
+        self.news = replace(self.news, stage=report.label, percent=percent, value=None)
+        if report.label == self.job.objective:
+            metrics = dict(report.metrics)
+            if metrics.get("collapsed"):
+                raise Collapsed
+            value = metrics.get("val_accuracy")
+            self.news = replace(self.news, metrics=metrics, value=value, epochs=report.epoch)
+        self._report(self.news)
+        self._may_go_on.acquire()
+        self.news = replace(self.news, value=None)
+        return not self._stopped.is_set()
+
+    def _report(self, news: TrialNews) -> None:
+        seconds = time.monotonic() - self._begun
+        self._reports.put(replace(news, seconds=seconds, device_seconds=seconds * self.job.devices))
+
+
+def judged(error: Exception) -> tuple[Outcome, str]:
+    """Return what an error says of a trial: impossible settings, or a fault."""
+    for cause in causes(error):
+        if isinstance(cause, Collapsed):
+            return Outcome.INFEASIBLE, "the features collapsed"
+        if isinstance(cause, INFEASIBLE):
+            return Outcome.INFEASIBLE, str(cause)
+    if isinstance(error, FewShotError):
+        return Outcome.FAILED, str(error)
+    lines = traceback.format_exception(error)
+    logger.error("".join(lines))
+    return Outcome.FAILED, " | ".join("".join(lines).strip().splitlines()[-SHOWN_LINES:])
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and what it was raised from."""
+    while error is not None:
+        yield error
+        error = error.__cause__
