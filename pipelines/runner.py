@@ -1,6 +1,7 @@
 """Run a recipe's stages in order, each key once; continue what was interrupted.
 
-Every stage has a directory `<run_dir>/<label>-<key>/`. `config.json` is written there first and
+Every stage has a directory `<run_dir>/<label>-<key>/`, and is found again by its key if its label
+has changed. `config.json` is written there first and
 `result.json` is renamed into place last: a directory without it is an interrupted attempt and is
 handed back to the stage. Everything that can be found wrong is found before anything runs.
 """
@@ -17,9 +18,11 @@ from pydantic import Field, field_validator
 
 from data_shards.location import Location
 from fsl.config import Section
-from fsl.errors import ConfigError, FewShotError, StageError, did_you_mean
+from fsl.errors import ConfigError, FewShotError, StageError
 from pipelines import records
 from pipelines.lock import run_lock
+from pipelines.order import check_order
+from pipelines.places import Places
 from pipelines.provenance import write_provenance
 from pipelines.stage import (
     STAGES,
@@ -60,6 +63,9 @@ class PipelineConfig(Section):
         return Location.parse(self.run_dir or f"runs/{self.name}")
 
 
+State = Literal["skipped", "waiting", "started", "continued", "done", "stopped", "failed"]
+
+
 @dataclass(frozen=True)
 class StageEvent:
     """Something a watcher of a run may want to show.
@@ -73,7 +79,7 @@ class StageEvent:
     """
 
     stage: PlannedStage
-    state: Literal["skipped", "waiting", "started", "continued", "done", "stopped", "failed"]
+    state: State
     result: StageResult | None = None
     seconds: float = 0.0
 
@@ -89,8 +95,8 @@ def plan(config: PipelineConfig) -> dict[str, PlannedStage]:
     Raises:
         FewShotError: wrong `needs`, a stage's own check failed, or a damaged earlier result.
     """
-    root = config.root
-    _check_order(config.stages)
+    check_order(config.stages)
+    places = Places(config.root)
     planned: dict[str, PlannedStage] = {}
     for label, stage_config in config.stages.items():
         seeded = _with_seed(stage_config, config.seed)
@@ -103,7 +109,7 @@ def plan(config: PipelineConfig) -> dict[str, PlannedStage]:
             key = stage.key([item.key for item in inputs.values()])
         except FewShotError as error:
             raise ConfigError(f"stages.{label} ({seeded.kind}): {error}") from error
-        path = root / f"{label}-{key[:12]}"
+        path = places.of(label, key)
         planned[label] = _with_state(PlannedStage(label, stage, key, path, "run", inputs))
     return planned
 
@@ -138,74 +144,87 @@ def run_planned(
     shared: bool = False,
 ) -> dict[str, StageResult]:
     """Run what `plan` returned for these settings, as `run_pipeline` does."""
+    run = _Run(config, on_event)
     with nullcontext() if shared else run_lock(config.root):
-        results: dict[str, StageResult] = {}
-        for label, before in planned.items():
-            inputs = {name: results[name] for name in before.config.needs}
+        for stage in planned.values():
             if shared:
-                results[label] = _run_alone(before, inputs, on_event, config)
+                run.settle_alone(stage)
             else:
-                results[label] = _run_once(before, inputs, on_event, config)
-    return results
+                run.settle(stage)
+    return run.results
 
 
-def _run_alone(
-    planned: PlannedStage,
-    inputs: Mapping[str, StageResult],
-    on_event: Callable[[StageEvent], None],
-    config: PipelineConfig,
-) -> StageResult:
-    """Return the stage's result, of this run or of another one that is at work on it."""
-    if _with_state(planned).state == "done":  # a done stage needs no lock
-        return _run_once(planned, inputs, on_event, config)
-    with stage_lock(config.root, planned.key, lambda: on_event(StageEvent(planned, "waiting"))):
-        return _run_once(planned, inputs, on_event, config)
+class _Run:
+    """One pass through a recipe's stages.
 
+    Attributes:
+        results: of the stages settled so far, by label.
+    """
 
-def _run_once(
-    before: PlannedStage,
-    inputs: Mapping[str, StageResult],
-    on_event: Callable[[StageEvent], None],
-    config: PipelineConfig,
-) -> StageResult:
-    """Return the stage's result; run it unless it is done."""
-    stage = _with_state(before)  # another run may have ended since
-    if stage.result is None:
-        return _run_stage(stage, inputs, on_event, config)
-    on_event(StageEvent(stage, "skipped", stage.result))
-    return stage.result
+    def __init__(self, config: PipelineConfig, on_event: Callable[[StageEvent], None]) -> None:
+        self.config, self.on_event = config, on_event
+        self.results: dict[str, StageResult] = {}
+        self._settled: dict[str, PlannedStage] = {}
 
+    def settle_alone(self, planned: PlannedStage) -> None:
+        """Get the stage's result from this run or from another one that is at work on it."""
+        if _with_state(planned).result is not None:  # what is done needs no lock
+            self.settle(planned)
+            return
+        waiting = StageEvent(planned, "waiting")
+        with stage_lock(self.config.root, planned.key, lambda: self.on_event(waiting)):
+            # the other run may call the stage differently
+            place = Places(self.config.root).of(planned.label, planned.key)
+            self.settle(replace(planned, path=place))
 
-def _run_stage(
-    planned: PlannedStage,
-    inputs: Mapping[str, StageResult],
-    on_event: Callable[[StageEvent], None],
-    config: PipelineConfig,
-) -> StageResult:
-    """Run one stage in its directory and mark it done."""
-    on_event(StageEvent(planned, "continued" if planned.state == "continue" else "started"))
-    begun = time.time()
-    try:
-        planned.path.make_dir()
-        records.write_config(planned)
-        write_provenance(planned.path, {"pipeline": config.seed, "stage": _seed(planned.config)})
-        metrics = planned.stage.run(inputs, planned.path)
-        result = records.write_result(planned, metrics, begun)
-    except TrainingStopped:
-        on_event(StageEvent(planned, "stopped", seconds=time.time() - begun))
-        raise
-    except (FewShotError, OSError) as error:
-        on_event(StageEvent(planned, "failed", seconds=time.time() - begun))
-        raise StageError(
-            f"stage {planned.label!r} ({planned.config.kind}) in {planned.path}: {error}"
-            + records.remedy(error)
-        ) from error
-    except Exception as error:  # a bug of ours keeps its traceback, and says where it happened
-        on_event(StageEvent(planned, "failed", seconds=time.time() - begun))
-        error.add_note(f"in stage {planned.label!r}, directory {planned.path}")
-        raise
-    on_event(StageEvent(planned, "done", result, time.time() - begun))
-    return result
+    def settle(self, planned: PlannedStage) -> None:
+        """Run the stage unless it is done."""
+        inputs = {name: self._settled[name] for name in planned.config.needs}
+        stage = _with_state(replace(planned, inputs=inputs))  # another run may have ended since
+        self._settled[stage.label] = stage
+        if stage.result is None:
+            self.results[stage.label] = self._run(stage)
+        else:
+            self.results[stage.label] = stage.result
+            self.on_event(StageEvent(stage, "skipped", stage.result))
+
+    def _run(self, planned: PlannedStage) -> StageResult:
+        """Run one stage in its directory and mark it done."""
+        self._tell(planned, "continued" if planned.state == "continue" else "started")
+        begun = time.time()
+        inputs = {name: self.results[name] for name in planned.config.needs}
+        seeds = {"pipeline": self.config.seed, "stage": _seed(planned.config)}
+        try:
+            planned.path.make_dir()
+            records.write_config(planned)
+            write_provenance(planned.path, seeds)
+            metrics = planned.stage.run(inputs, planned.path)
+            result = records.write_result(planned, metrics, begun)
+        except TrainingStopped:
+            self._tell(planned, "stopped", begun)
+            raise
+        except (FewShotError, OSError) as error:
+            self._tell(planned, "failed", begun)
+            raise StageError(
+                f"stage {planned.label!r} ({planned.config.kind}) in {planned.path}: {error}"
+                + records.remedy(error)
+            ) from error
+        except Exception as error:  # a bug of ours keeps its traceback, and says where it happened
+            self._tell(planned, "failed", begun)
+            error.add_note(f"in stage {planned.label!r}, directory {planned.path}")
+            raise
+        self._tell(planned, "done", begun, result)
+        return result
+
+    def _tell(
+        self,
+        stage: PlannedStage,
+        state: State,
+        begun: float | None = None,
+        result: StageResult | None = None,
+    ) -> None:
+        seconds = 0.0 if begun is None else time.time() - begun
+        self.on_event(StageEvent(stage, state, result, seconds))
 
 
 def _with_state(planned: PlannedStage) -> PlannedStage:
@@ -214,46 +233,6 @@ def _with_state(planned: PlannedStage) -> PlannedStage:
     if result is not None:
         return replace(planned, state="done", result=result, finished=finished)
     return replace(planned, state="continue" if records.has_attempt(planned) else "run")
-
-
-def _check_order(stages: Mapping[str, StageConfig]) -> None:
-    """Raise StageError when a `needs` names no earlier stage."""
-    labels = list(stages)
-    for position, (label, config) in enumerate(stages.items()):
-        where = f"stages.{label}.needs"
-        for needed in config.needs:
-            if needed not in stages:
-                raise StageError(
-                    f"{where}: there is no stage {needed!r}{did_you_mean(needed, labels)}; "
-                    f"stages: {', '.join(labels)}"
-                )
-            if config.needs.count(needed) > 1:
-                raise StageError(f"{where}: {needed!r} is listed twice; remove one")
-            if labels.index(needed) >= position:
-                raise StageError(f"{where}: {_late(label, needed, stages)}")
-
-
-def _late(label: str, needed: str, stages: Mapping[str, StageConfig]) -> str:
-    """Return the message for a needed stage that does not come earlier."""
-    if needed == label:
-        return f"{label!r} needs itself; remove it from the list"
-    back = _way(needed, label, stages, set())
-    if back:
-        return f"the stages need one another in a circle: {' -> '.join([label, *back])}"
-    return f"{needed!r} comes later in the recipe; write it above {label!r}"
-
-
-def _way(start: str, goal: str, stages: Mapping[str, StageConfig], seen: set[str]) -> list[str]:
-    """Return the labels on a way from `start` to `goal` along `needs`, or nothing."""
-    if start == goal:
-        return [start]
-    seen.add(start)
-    for needed in stages[start].needs:
-        if needed in stages and needed not in seen:
-            rest = _way(needed, goal, stages, seen)
-            if rest:
-                return [start, *rest]
-    return []
 
 
 def _with_seed(config: StageConfig, seed: int) -> StageConfig:

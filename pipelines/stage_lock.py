@@ -15,9 +15,9 @@ from typing import IO
 
 from data_shards.location import Location
 from pipelines.lock import open_lock, signed, try_lock
+from pipelines.places import KEY_DIGITS
 
 DIRECTORY = ".locks"
-KEY_DIGITS = 12
 POLL_SECONDS = 0.5
 ORPHAN_SECONDS = 3.0
 """Workers of a killed driver live on for up to 2.5 s; its stage is left alone for so long."""

@@ -53,7 +53,7 @@ class MetricWindow:
         All ranks must call it together, with the same names of metrics.
 
         Raises:
-            NonFiniteError: too many steps in a row with a loss that is not finite; on all ranks alike.
+            NonFiniteError: too many steps in a row have a loss that is not finite; on all ranks.
         """
         names = sorted(self.values)
         good = torch.isfinite(torch.stack(self.values["loss"]))

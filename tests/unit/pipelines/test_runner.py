@@ -159,3 +159,51 @@ def test_a_circle_is_shown(recipe: Any) -> None:
 def test_wrong_needs_are_explained(recipe: Any, needs: list[str], words: str) -> None:
     with pytest.raises(StageError, match=words):
         plan(recipe(stages__second__needs=needs, stages__third={"kind": "toy_number"}))
+
+
+def renamed(recipe: Any, **changes: Any) -> PipelineConfig:
+    """Return the two stages under other labels."""
+    stages = {"a": {"kind": "toy_number"}, "b": {"kind": "toy_double", "needs": ["a"]}}
+    config: PipelineConfig = recipe(stages=stages, **changes)
+    return config
+
+
+def test_renaming_stages_repeats_nothing(recipe: Any, runs: list[str]) -> None:
+    before = run_pipeline(recipe())
+    after = run_pipeline(renamed(recipe))
+    assert runs == ["number", "double"]
+    assert [(item.label, item.path.name[:7]) for item in after.values()] == [
+        ("a", "first-" + before["first"].key[0]),
+        ("b", "second-"),
+    ]
+    assert after["b"].metrics == before["second"].metrics
+
+
+def test_a_renamed_stage_continues_what_was_interrupted(recipe: Any) -> None:
+    with pytest.raises(StageError):
+        run_pipeline(recipe(stages__second__fail="mistake"))
+    config = renamed(recipe, stages__b__fail="mistake")
+    assert states(config) == ["done", "continue"]
+    result = run_pipeline(config)["b"]
+    assert result.metrics["continued"] == 1.0
+    content = json.loads((result.path / "result.json").read_text())
+    assert content["label"] == "b"
+    assert content["inputs"][0]["label"] == "a"
+    assert content["inputs"][0]["dir"].startswith("first-")
+    assert states(config) == ["done", "done"]
+
+
+def test_a_finished_directory_is_preferred_to_one_that_was_begun(recipe: Any) -> None:
+    done = run_pipeline(recipe())["first"].path.local
+    assert done is not None
+    begun = done.with_name(done.name.replace("first", "early"))
+    begun.mkdir()
+    (begun / "config.json").write_text((done / "config.json").read_text())
+    assert plan(renamed(recipe))["a"].path.local == done
+
+
+def test_equal_stages_of_one_recipe_are_one(recipe: Any, runs: list[str]) -> None:
+    stages = {"a": {"kind": "toy_number"}, "b": {"kind": "toy_number"}}
+    results = run_pipeline(recipe(stages=stages))
+    assert runs == ["number"]
+    assert results["a"].path == results["b"].path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -174,3 +175,20 @@ def test_the_lock_of_a_run_that_ended_well_is_taken_at_once(tmp_path: Path) -> N
         begun = time.monotonic()
         with stage_lock(Location.parse(tmp_path), KEY, lambda: pytest.fail("waited")):
             assert time.monotonic() - begun < module.ORPHAN_SECONDS
+
+
+def test_a_stage_that_another_recipe_calls_differently_is_the_same_stage(
+    recipe: Any, slow: Slow, pool: ThreadPoolExecutor
+) -> None:
+    heard = Heard()
+    stages = {"a": {"kind": "toy_number"}, "b": {"kind": "toy_double", "needs": ["a"]}}
+    one = pool.submit(run_pipeline, recipe(), shared=True)
+    assert slow.begun.wait(20)
+    other = pool.submit(run_pipeline, recipe(stages=stages), heard, shared=True)
+    heard.wait_for("a waiting")
+    slow.may_end.set()
+    assert other.result(20)["a"].path == one.result(20)["first"].path
+    assert heard.states[:2] == ["a waiting", "a skipped"]
+    assert slow.calls == 1
+    content = json.loads((other.result()["b"].path / "config.json").read_text())
+    assert content["inputs"][0]["dir"] == one.result()["first"].path.name
