@@ -74,6 +74,7 @@ class MetricWindow:
         averaged = {name: value for name, value in averaged.items() if math.isfinite(value)}
         seconds = max(time.perf_counter() - self.begun, 1e-9)
         averaged["images_per_second"] = self.images / seconds
+        averaged["step_seconds"] = seconds / len(self.steps)
         averaged["waiting"] = self.waited / seconds
         before, self.cpu = self.cpu, time.process_time()  # with what was done since the last close
         averaged["cpu_seconds"] = self.cpu - before

@@ -216,5 +216,8 @@ def _numbers(out: Location) -> dict[str, float]:
     lines = [line for line in read_metrics(out) if line["kind"] == "train"]
     if lines:
         numbers["images_per_second"] = median(line["images_per_second"] for line in lines)
+        paces = [line["step_seconds"] for line in lines if "step_seconds" in line]
+        if paces:  # runs of older versions did not note it
+            numbers["step_seconds"] = median(paces)
         numbers["cpu_minutes"] = sum(line["cpu_seconds"] for line in lines) / 60  # of rank 0
     return numbers

@@ -30,6 +30,7 @@ def test_a_stage_trains_without_ray_and_again_does_nothing(
     metrics = stage.run(inputs, out)
     assert metrics["steps"] == 18
     assert 0 < metrics["val_accuracy"] <= 1
+    assert metrics["step_seconds"] == pytest.approx(24 / metrics["images_per_second"])
     assert torch.get_num_threads() == threads
     monkeypatch.setattr("pipelines.trainer.Trainer.fit", lambda self: pytest.fail("trained again"))
     assert stage.run(inputs, out) == metrics
