@@ -6,6 +6,7 @@ A choice that is no plain value (a pair, a mapping) is written as JSON in the st
 from __future__ import annotations
 
 import json
+import random
 from typing import Annotated, Any, Self
 
 import optuna
@@ -98,7 +99,7 @@ def distribution(domain: Domain) -> BaseDistribution:
     return IntDistribution(domain.low, domain.high, log=domain.log, step=domain.step)
 
 
-def suggest(trial: optuna.Trial, name: str, domain: Domain) -> None:
+def suggest_one(trial: optuna.Trial, name: str, domain: Domain) -> None:
     """Draw a value in a trial."""
     if isinstance(domain, Choice):
         trial.suggest_categorical(name, [encoded(option) for option in domain.options])
@@ -115,6 +116,37 @@ def ends(domain: Domain) -> list[Any]:
     return [domain.low] if domain.low == domain.high else [domain.low, domain.high]
 
 
+def draw(domain: Domain, generator: random.Random) -> Any:
+    """Return a random value, as a recipe has it."""
+    if isinstance(domain, Choice):
+        return _plain(generator.choice(domain.options))
+    if isinstance(domain, IntRange):
+        return generator.randrange(domain.low, domain.high + 1, domain.step)
+    return generator.uniform(domain.low, domain.high)
+
+
+def fitting(domain: Domain, value: Any) -> Any:
+    """Return a value of a study file as it stands in the study.
+
+    Raises:
+        ValueError: it is not in the range.
+    """
+    if isinstance(domain, Choice):
+        known = [encoded(option) for option in domain.options]
+        if not any(_same(encoded(value), option) for option in known):
+            raise ValueError(f"{value!r} is none of the choices {', '.join(map(repr, known))}")
+        return encoded(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{value!r} is not a number (write 1.0e-3, not 1e-3)")
+    if not domain.low <= value <= domain.high:
+        raise ValueError(f"{value} is outside its range {domain.low} to {domain.high}")
+    if isinstance(domain, IntRange):
+        if (value - domain.low) % domain.step:
+            raise ValueError(f"{value} is not {domain.low} plus steps of {domain.step}")
+        return int(value)
+    return float(value)
+
+
 def encoded(value: Any) -> bool | int | float | str | None:
     """Return a value as it stands in the study."""
     plain = _plain(value)
@@ -124,12 +156,13 @@ def encoded(value: Any) -> bool | int | float | str | None:
 def decoded(domain: Domain, value: Any) -> Any:
     """Return a value from the study as it stands in a recipe."""
     if isinstance(domain, Choice):
-        return next(
-            _plain(option)
-            for option in domain.options
-            if type(encoded(option)) is type(value) and encoded(option) == value
-        )
+        return next(_plain(item) for item in domain.options if _same(encoded(item), value))
     return value
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Compare two values of a study: True is not 1 here."""
+    return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,142 @@
+"""The space that a study searches: its recipes, and from parameters to recipes and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+
+from fsl.errors import ConfigError, FewShotError
+from fsl.search_space import Choice, Domain
+from pipelines.runner import PipelineConfig, plan
+from tuning.candidate import Branch, build_branch
+from tuning.config import StudyConfig
+from tuning.points import point_params
+from tuning.ranges import suggest_one
+from tuning.search_keys import Dimension
+
+__all__ = ["Branch", "Dimension", "Space", "build_space", "describe", "suggest_one"]
+RECIPE = "recipe"
+"""Name of the parameter that picks the recipe, where there are several."""
+JUDGED_ALIKE = ("split", "ways", "shots", "queries", "tasks")
+
+
+class Space:
+    """What a study searches.
+
+    Args:
+        config: the study's settings.
+        branches: its recipes by label.
+    """
+
+    def __init__(self, config: StudyConfig, branches: Mapping[str, Branch]) -> None:
+        self.config, self.branches = config, branches
+
+    def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
+        """Draw settings in a trial and return its parameters."""
+        labels = list(self.branches)
+        label = trial.suggest_categorical(RECIPE, labels) if len(labels) > 1 else labels[0]
+        for dimension in self.branches[label].dimensions:
+            suggest_one(trial, dimension.name, dimension.domain)
+        return dict(trial.params)
+
+    def branch_of(self, params: Mapping[str, Any]) -> Branch:
+        """Return the recipe that parameters belong to."""
+        if len(self.branches) > 1:
+            return self.branches[params[RECIPE]]
+        return next(iter(self.branches.values()))
+
+    def trial_recipe(self, params: Mapping[str, Any]) -> PipelineConfig:
+        """Return what a trial runs: the judged stage and those it comes from.
+
+        Raises:
+            ConfigError: the combination is impossible.
+        """
+        branch = self.branch_of(params)
+        return branch.recipe(branch.values(params))
+
+    def full_recipe(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the whole recipe with these parameters, for `fewshot run`."""
+        branch = self.branch_of(params)
+        return branch.full(branch.values(params))
+
+    def points(self) -> list[dict[str, Any]]:
+        """Return the parameters to try first; what one leaves out is sampled."""
+        found: list[dict[str, Any]] = []
+        for label, branch in self.branches.items():
+            picked = {RECIPE: label} if len(self.branches) > 1 else {}
+            for number, point in enumerate(self.config.recipes[label].points):
+                try:
+                    found.append({**picked, **point_params(branch, point)})
+                except ConfigError as error:
+                    where = f"{branch.searched.where}points.{number}"
+                    raise ConfigError(f"{where}: {error}") from None
+        return found
+
+    def check_plans(self) -> None:
+        """Raise FewShotError for what only the data can show: call it before any trial runs."""
+        for branch in self.branches.values():
+            try:
+                plan(branch.recipe())
+            except FewShotError as error:
+                raise type(error)(f"{branch.origin}: {error}") from None
+
+
+def build_space(config: StudyConfig) -> Space:
+    """Return what a study searches, after all checks that need no data.
+
+    Raises:
+        ConfigError: one mistake, with its place and remedy.
+    """
+    space = Space(config, {label: build_branch(config, label) for label in config.recipes})
+    _check_comparable(list(space.branches.values()))
+    space.points()
+    return space
+
+
+def describe(space: Space) -> str:
+    """Return what is searched, as a table for people."""
+    lines: list[str] = []
+    for branch in space.branches.values():
+        stages = " -> ".join(branch.tree["stages"])
+        lines.append(
+            f"{branch.label}: {branch.origin}, stages {stages}, judged: {branch.objective}"
+        )
+        width = max(len(dimension.name) for dimension in branch.dimensions)
+        lines += [f"  {d.name:<{width}}  {_words(d.domain)}" for d in branch.dimensions]
+    goals = ", ".join(f"{goal.direction} {goal.metric}" for goal in space.config.goals)
+    budget = space.config.budget
+    limits = [f"{budget.trials} trials"]
+    limits += [] if budget.epochs is None else [f"{budget.epochs:g} epochs"]
+    limits += [] if budget.device_hours is None else [f"{budget.device_hours:g} device hours"]
+    return "\n".join([*lines, f"goal: {goals}; budget: {', '.join(limits)}"])
+
+
+def _words(domain: Domain) -> str:
+    if isinstance(domain, Choice):
+        return "one of " + ", ".join(map(str, domain.options))
+    words = f"{domain.low:g} to {domain.high:g}" + (", logarithmic" if domain.log else "")
+    step = getattr(domain, "step", 1)
+    return words + (f", in steps of {step}" if step != 1 else "")
+
+
+def _check_comparable(branches: list[Branch]) -> None:
+    """Refuse recipes whose accuracies are not of the same tasks."""
+    first, *others = branches
+    for other in others:
+        one, two = first.judged(), other.judged()
+        for name in JUDGED_ALIKE:
+            here, there = getattr(one.validation, name), getattr(two.validation, name)
+            if here != there:
+                raise ConfigError(
+                    f"validation.{name}: {here!r} in recipe {first.label!r} but {there!r} in "
+                    f"{other.label!r}, so their accuracies cannot be compared; set it in the "
+                    "study's validation section"
+                )
+        if one.seed != two.seed:
+            raise ConfigError(
+                f"seed: {one.seed} in stage {first.objective!r} of {first.label!r} but {two.seed} "
+                f"in {other.objective!r} of {other.label!r}, so they are judged by other tasks; "
+                "leave the stages' seeds to the study"
+            )
