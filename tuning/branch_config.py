@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field, PlainValidator, field_validator
+from pydantic import Field, PlainSerializer, PlainValidator, field_validator
 
 from fsl.config import Section
 from tuning.ranges import RangeConfig
@@ -21,13 +21,20 @@ def _range(value: Any) -> Literal["own"] | RangeConfig:
     return RangeConfig.model_validate(value)
 
 
+def _dumped(value: Literal["own"] | RangeConfig) -> str | dict[str, Any]:
+    return value if value == "own" else value.model_dump(exclude_defaults=True)
+
+
 def _recipe(value: Any) -> str | dict[str, Any]:
     if isinstance(value, dict) or (isinstance(value, str) and value.strip()):
         return value
     raise ValueError("name the recipe's file, or write its sections here")
 
 
-Search: TypeAlias = dict[str, Annotated[Literal["own"] | RangeConfig, PlainValidator(_range)]]
+Range: TypeAlias = Annotated[
+    Literal["own"] | RangeConfig, PlainValidator(_range), PlainSerializer(_dumped)
+]
+Search: TypeAlias = dict[str, Range]
 Recipe: TypeAlias = Annotated[str | dict[str, Any], PlainValidator(_recipe)]
 
 

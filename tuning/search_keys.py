@@ -145,7 +145,7 @@ class Searched:
                     f"{where}: there is no {part!r} in {at}{did_you_mean(part, known)}{listed}"
                 )
             field = type(node).model_fields[part] if isinstance(node, BaseModel) else None
-            runtime = runtime or (field is not None and _is_runtime(field))
+            runtime = runtime or (field is not None and is_runtime(field))
             node = _step(node, part)
             passed.append(part)
         return _Place(node, field, runtime)
@@ -203,7 +203,8 @@ def _step(node: Any, part: str) -> Any:
     return node[part] if isinstance(node, dict) else node[int(part)]
 
 
-def _is_runtime(field: FieldInfo) -> bool:
+def is_runtime(field: FieldInfo) -> bool:
+    """Return whether a setting cannot change a result."""
     return any(isinstance(item, type(RuntimeOnly)) for item in field_metadata(field))
 
 

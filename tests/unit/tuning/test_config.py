@@ -39,6 +39,18 @@ def test_the_short_form_is_one_recipe_called_like_its_file() -> None:
     assert build(StudyConfig, config.model_dump(mode="json")) == config
 
 
+def test_settings_survive_a_round_trip() -> None:
+    search = {
+        "a.b": {"low": 1, "high": 8, "log": True},
+        "c": {"choices": [[1, 2], "x"]},
+        "d": "own",
+    }
+    config = study(search=search)
+    dump = config.model_dump(mode="json")
+    assert dump["recipes"]["toy"]["search"] == search
+    assert build(StudyConfig, dump) == config
+
+
 def test_a_file_names_the_study_and_recipes_are_found_from_it(tmp_path: Path) -> None:
     config = load_study(written(tmp_path))
     assert config.name == "mine"
