@@ -32,6 +32,7 @@ class Space:
 
     def __init__(self, config: StudyConfig, branches: Mapping[str, Branch]) -> None:
         self.config, self.branches = config, branches
+        self._domains = {d.name: d.domain for b in branches.values() for d in b.dimensions}
 
     def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
         """Draw settings in a trial and return its parameters."""
@@ -40,6 +41,10 @@ class Space:
         for dimension in self.branches[label].dimensions:
             suggest_one(trial, dimension.name, dimension.domain)
         return dict(trial.params)
+
+    def domain(self, name: str) -> Domain:
+        """Return the range of a parameter; of any but the recipe."""
+        return self._domains[name]
 
     def branch_of(self, params: Mapping[str, Any]) -> Branch:
         """Return the recipe that parameters belong to."""
