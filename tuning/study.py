@@ -19,7 +19,7 @@ def run_study(config: StudyConfig, space: Space, width: int = 100) -> str:
         FewShotError: the study cannot run, or its trials all fail alike.
         KeyboardInterrupt: stopped by hand; the same call goes on.
     """
-    with open_study(config) as store:
+    with open_study(config, space) as store:
         try:
             run_trials(config, space, store)
         finally:

@@ -1,0 +1,202 @@
+"""Asking and telling a study: every trial once, whatever is killed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+
+from fsl.errors import StageError
+from tests.toy_study import write_study
+from tuning.config import load_study
+from tuning.ledger import Ledger, counts
+from tuning.outcome import Outcome, TrialNews, own_trials
+from tuning.space import build_space
+from tuning.store import open_study
+
+
+@contextmanager
+def opened(folder: Path, **changes: Any) -> Iterator[Ledger]:
+    """Yield the ledger of a study over the toy recipe, as a new process would have it."""
+    config = load_study(write_study(folder, **changes))
+    with open_study(config) as store:
+        yield Ledger(config, build_space(config), store)
+
+
+def done(value: float, **more: Any) -> TrialNews:
+    """Return what a trial says at its end."""
+    return TrialNews(Outcome.COMPLETE, percent=100, values=[value], **more)
+
+
+def ask(ledger: Ledger) -> int:
+    """Return the number of the next trial, which there must be."""
+    job = ledger.next()
+    assert job is not None
+    return job.number
+
+
+def test_trials_are_asked_until_the_budget_is_used_up(tmp_path: Path) -> None:
+    with opened(tmp_path, budget={"trials": 3}) as ledger:
+        for value in (0.1, 0.3, 0.2):
+            ledger.finish(ask(ledger), done(value))
+        assert ledger.next() is None
+        assert ledger.over == "3 trials were run"
+        assert ledger.study.best_value == 0.3
+
+
+def test_a_killed_sweep_hands_its_running_trials_out_again_and_no_others(tmp_path: Path) -> None:
+    with opened(tmp_path, budget={"trials": 3}) as ledger:
+        first, second = ask(ledger), ask(ledger)
+        ledger.finish(first, done(0.5))
+        settings = ledger.study.trials[second].params
+    with opened(tmp_path, budget={"trials": 3}) as ledger:
+        job = ledger.next()
+        assert job is not None
+        assert job.number == second
+        assert ledger.study.trials[second].params == settings
+        assert ledger.study.trials[second].user_attrs["attempts"] == 2
+        third = ask(ledger)
+        assert third not in (first, second)
+        assert ledger.next() is None
+        ledger.finish(second, done(0.6))
+        ledger.finish(third, done(0.4))
+        assert counts(ledger.study) == {
+            "complete": 3, "pruned": 0, "infeasible": 0, "failed": 0, "running": 0,
+        }  # fmt: skip
+
+
+def test_a_sweep_that_is_killed_proposes_what_it_would_have_proposed(tmp_path: Path) -> None:
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "cut").mkdir()
+    asked = {}
+    with opened(tmp_path / "whole") as ledger:
+        for _ in range(4):
+            ledger.finish(ask(ledger), done(0.5))
+        asked["whole"] = [trial.params for trial in ledger.study.trials]
+    for _ in range(4):
+        with opened(tmp_path / "cut") as ledger:
+            ledger.finish(ask(ledger), done(0.5))
+            asked["cut"] = [trial.params for trial in ledger.study.trials]
+    assert asked["whole"] == asked["cut"]
+
+
+def test_a_trial_that_was_killed_while_being_asked_is_dropped(tmp_path: Path) -> None:
+    with opened(tmp_path) as ledger:
+        ledger.study.ask()  # and no settings yet
+    with opened(tmp_path, budget={"trials": 1}) as ledger:
+        number = ask(ledger)
+        assert number == 1
+        ledger.finish(number, done(0.5))
+        assert ledger.next() is None
+        assert [trial.number for trial in own_trials(ledger.study)] == [1]
+
+
+def test_the_same_settings_are_never_run_twice(tmp_path: Path) -> None:
+    search = {"episodes.ways": {"choices": [3, 4]}, "episodes.queries": {"choices": [1, 2]}}
+    with opened(tmp_path, search=search, budget={"trials": 20}) as ledger:
+        while (job := ledger.next()) is not None:
+            ledger.finish(job.number, done(0.5))
+        own = own_trials(ledger.study)
+        assert len(own) == 4
+        assert len({tuple(trial.params.items()) for trial in own}) == 4
+        assert "every combination" in ledger.over
+
+
+def test_results_are_written_down_once_and_prune_what_is_behind(tmp_path: Path) -> None:
+    pruner = {"name": "asha", "min_percent": 25, "factor": 2}
+    with opened(tmp_path, pruner=pruner, budget={"trials": 20}) as ledger:
+        verdicts = []
+        for value in (0.9, 0.8, 0.1):
+            number = ask(ledger)
+            verdicts.append(ledger.record(number, TrialNews(percent=25, value=value, epochs=1)))
+            ledger.record(number, TrialNews(percent=25, value=0.0))
+            assert ledger.study.trials[number].intermediate_values == {25: value}
+        assert verdicts[0] is False
+        assert verdicts[-1] is True
+        ledger.prune(2)
+        assert ledger.study.trials[2].state == TrialState.PRUNED
+        assert ledger.study.trials[2].user_attrs["reason"].startswith("stopped at 25 %")
+
+
+def test_pruning_after_a_kill_knows_what_came_before_it(tmp_path: Path) -> None:
+    pruner = {"name": "asha", "min_percent": 25, "factor": 2}
+    with opened(tmp_path, pruner=pruner) as ledger:
+        for value in (0.9, 0.8):
+            ledger.record(ask(ledger), TrialNews(percent=25, value=value))
+    with opened(tmp_path, pruner=pruner) as ledger:
+        assert [ask(ledger), ask(ledger)] == [0, 1]
+        assert ledger.record(ask(ledger), TrialNews(percent=25, value=0.1)) is True
+
+
+def test_costs_of_all_attempts_are_added_up(tmp_path: Path) -> None:
+    with opened(tmp_path) as ledger:
+        number = ask(ledger)
+        news = TrialNews(percent=25, value=0.4, device_seconds=10, seconds=5, ran=["shards"])
+        ledger.record(number, news)
+    with opened(tmp_path) as ledger:
+        assert ask(ledger) == number
+        ledger.finish(number, done(0.5, device_seconds=3, seconds=2, reused=["shards", "first"]))
+        attrs = ledger.study.trials[number].user_attrs
+    assert attrs["device_seconds"] == 13
+    assert attrs["seconds"] == 7
+    assert attrs["ran"] == ["shards"]
+    assert attrs["reused"] == ["first"]
+
+
+@pytest.mark.parametrize(
+    ("budget", "words"),
+    [({"trials": 9, "epochs": 4}, "4 epochs"), ({"trials": 9, "device_hours": 0.5}, "0.5 device")],
+)
+def test_other_budgets_end_a_sweep_as_well(
+    tmp_path: Path, budget: dict[str, float], words: str
+) -> None:
+    with opened(tmp_path, budget=budget) as ledger:
+        for _ in range(2):
+            ledger.finish(ask(ledger), done(0.5, epochs=2, device_seconds=900))
+        assert ledger.next() is None
+        assert words in ledger.over
+
+
+def test_settings_that_contradict_each_other_are_told_with_their_reason(tmp_path: Path) -> None:
+    epochs = {"optim.warmup_epochs": {"choices": [0, 3]}, "optim.epochs": {"choices": [2, 4]}}
+    search = {**epochs, "optim.lr": "own"}
+    with opened(tmp_path, search=search, budget={"trials": 12}) as ledger:
+        while (job := ledger.next()) is not None:
+            ledger.finish(job.number, done(0.5))
+        told = [trial for trial in own_trials(ledger.study) if trial.state == TrialState.PRUNED]
+        assert told
+        for trial in told:
+            assert trial.params["optim.warmup_epochs"] == 3
+            assert trial.user_attrs["infeasible"] == [1.0]
+            assert "warmup_epochs 3 exceeds epochs 2" in trial.user_attrs["reason"]
+
+
+def test_a_value_that_is_not_finite_is_no_value(tmp_path: Path) -> None:
+    with opened(tmp_path) as ledger:
+        number = ask(ledger)
+        ledger.finish(number, done(float("nan")))
+        trial = ledger.study.trials[number]
+        assert trial.state == TrialState.PRUNED
+        assert trial.user_attrs["outcome"] == "infeasible"
+
+
+def test_a_process_that_keeps_dying_fails_its_trial_and_memory_tells_why(tmp_path: Path) -> None:
+    with opened(tmp_path) as ledger:
+        first, second = ask(ledger), ask(ledger)
+        ledger.lost(first, "The actor died unexpectedly")
+        ledger.lost(second, "ray.exceptions.OutOfMemoryError: killed")
+        assert ledger.study.trials[first].state == TrialState.FAIL
+        assert ledger.study.trials[second].user_attrs["outcome"] == "infeasible"
+
+
+def test_the_same_failure_in_all_first_trials_ends_the_sweep(tmp_path: Path) -> None:
+    with opened(tmp_path, budget={"trials": 9}) as ledger:
+        for _ in range(3):
+            ledger.refuse_hopeless()
+            ledger.finish(ask(ledger), TrialNews(Outcome.FAILED, reason="disk is full"))
+        with pytest.raises(StageError, match="first 3 trials failed .* disk is full"):
+            ledger.refuse_hopeless()
