@@ -12,6 +12,7 @@ import torch
 
 from fsl.errors import StageError
 from pipelines.follow import Follower
+from pipelines.memory import memory_explained
 from pipelines.progress import ProgressLine
 from pipelines.session import LocalSession
 from pipelines.trainer import Trainer, TrainSpec
@@ -23,6 +24,7 @@ def run_here(spec: TrainSpec, total_steps: int) -> None:
 
     Raises:
         StageError: the run directory is not on this machine's disk.
+        OutOfMemoryError: the device is too small for the settings.
         TrainingStopped: the watcher around this call ended it.
     """
     if spec.out.local is None:
@@ -42,6 +44,7 @@ def run_here(spec: TrainSpec, total_steps: int) -> None:
         _threads(cluster.cpus_per_worker),
         ProgressLine(spec.label, total_steps) as line,
         Follower(spec.out, line.show),
+        memory_explained(spec.config),
     ):
         ended = _ended_early(spec, session)
     if ended is not None:

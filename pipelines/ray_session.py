@@ -1,8 +1,8 @@
 """One Ray Train worker: runs the training loop, and leaves word when it fails.
 
 Ray restarts the whole group after any failure. What a user has to mend (a damaged image, a loss
-that is not finite) would fail again and again: such a failure is written below the stage's
-directory, and the restarted group ends at once so that the driver can show it.
+that is not finite, too large a batch) would fail again and again: such a failure is written below
+the stage's directory, and the restarted group ends at once so that the driver can show it.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from ray.train import Checkpoint as RayCheckpoint
 from data_shards.location import Location
 from fsl.errors import FewShotError
 from pipelines.checkpoint import SCORE
+from pipelines.memory import memory_explained
+from pipelines.ray_watch import stop_asked
 from pipelines.trainer import Trainer, TrainSpec
 from pipelines.watch import Report
 
 FAILURES = "failures"
-STOP = "stop"
-"""File by which the driver tells the workers to end at their next pause."""
 logger = logging.getLogger(__name__)
 
 
@@ -66,7 +66,7 @@ class RaySession:
     def goes_on(self, report: Report | None) -> bool:
         """Look whether the driver has asked for the end."""
         del report
-        return not (self.out / STOP).exists()
+        return not stop_asked(self.out)
 
 
 def run_worker(spec: TrainSpec) -> dict[str, float]:
@@ -76,7 +76,8 @@ def run_worker(spec: TrainSpec) -> dict[str, float]:
         return {}
     session = RaySession(spec.out, spec.config.cluster.cpus_per_worker)
     try:
-        return Trainer(spec, session).fit()
+        with memory_explained(spec.config):
+            return Trainer(spec, session).fit()
     except Exception as error:
         _leave_word(spec.out, session.rank, begun, error)
         raise

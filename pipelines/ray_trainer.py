@@ -20,15 +20,18 @@ import ray
 import ray.train
 from ray.train.torch import TorchTrainer
 
+from data_shards.location import Location
 from fsl import errors
-from fsl.errors import FewShotError, StageError
+from fsl.errors import FewShotError, OutOfMemoryError, StageError
 from pipelines.checkpoint import DIRECTORY, SCORE, find_checkpoints
 from pipelines.follow import Follower
 from pipelines.progress import ProgressLine
 from pipelines.ray_entry import train_worker
 from pipelines.ray_session import FAILURES, fatal_failure, read_failures
+from pipelines.ray_watch import WatchedRun
 from pipelines.train_config import ClusterConfig
 from pipelines.trainer import TrainSpec
+from pipelines.watch import current_watcher
 
 TRAIN: Any = ray.train
 """Ray Train; chooses the classes of V2 at import, which type checkers cannot see."""
@@ -78,15 +81,43 @@ def run_training(spec: TrainSpec, total_steps: int) -> None:
 
     Raises:
         FewShotError: the workers do not fit, or the run failed; with the reason.
+        TrainingStopped: the watcher around this call ended it.
     """
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # default 2: a slow end
     connect()
-    cluster = spec.config.cluster
-    use_gpu = _uses_gpu(cluster)
-    _fits(cluster, use_gpu)
+    use_gpu = _uses_gpu(spec.config.cluster)
+    _fits(spec.config.cluster, use_gpu)
     _mend_snapshot(spec)
     (spec.out / FAILURES).delete()
-    trainer = TorchTrainer(
+    watched = WatchedRun(
+        spec.out, spec.label, total_steps, current_watcher(), after=_reached(spec.out)
+    )
+    trainer = _trainer(spec, use_gpu)
+    try:
+        with (
+            _own_interrupt_handler(),
+            ProgressLine(spec.label, total_steps) as line,
+            Follower(spec.out, line.show, watched.hear),
+        ):
+            trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise _explained(spec, error) from error
+    record = fatal_failure(spec.out)
+    if record is not None:
+        raise _as_error(record)
+    watched.settle()
+    reached = _reached(spec.out)
+    if reached < total_steps:  # Ray ends an interrupted run without an error
+        raise StageError(
+            f"training was interrupted; saved up to step {reached} of {total_steps}: run the same "
+            "command again to go on"
+        )
+
+
+def _trainer(spec: TrainSpec, use_gpu: bool) -> TorchTrainer:
+    """Return the Ray Train run of a stage."""
+    cluster = spec.config.cluster
+    return TorchTrainer(
         train_worker,  # type: ignore[arg-type]
         train_loop_config={"spec": pickle.dumps(spec)},
         scaling_config=TRAIN.ScalingConfig(
@@ -110,24 +141,11 @@ def run_training(spec: TrainSpec, total_steps: int) -> None:
             logging_config=TRAIN.LoggingConfig(log_level="ERROR"),
         ),
     )
-    try:
-        with (
-            _own_interrupt_handler(),
-            ProgressLine(spec.label, total_steps) as line,
-            Follower(spec.out, line.show),
-        ):
-            trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        raise _explained(spec, error) from error
-    record = fatal_failure(spec.out)
-    if record is not None:
-        raise _as_error(record)
-    reached = max((info.step for info in find_checkpoints(spec.out).values()), default=0)
-    if reached < total_steps:  # Ray ends an interrupted run without an error
-        raise StageError(
-            f"training was interrupted; saved up to step {reached} of {total_steps}: run the same "
-            "command again to go on"
-        )
+
+
+def _reached(out: Location) -> int:
+    """Return the step of the last whole checkpoint, 0 without one."""
+    return max((info.step for info in find_checkpoints(out).values()), default=0)
 
 
 def _uses_gpu(cluster: ClusterConfig) -> bool:
@@ -197,6 +215,12 @@ def _explained(spec: TrainSpec, error: ray.train.TrainingFailedError) -> FewShot
         rank = min(silent)
         reason = str(failures[rank]).strip().splitlines()
         shown = "\n  ".join(reason[-SHOWN_LINES:])
+        if isinstance(_death(failures[rank]), ray.exceptions.OutOfMemoryError):
+            return OutOfMemoryError(
+                f"out of memory: Ray ended the worker of rank {rank} to save its node, more than "
+                f"cluster.max_failures ({spec.config.cluster.max_failures}) times; lower "
+                f"data.batch_size or data.loader_workers; {logs}\n  {shown}"
+            )
         return StageError(
             f"worker of rank {rank} died (killed, or out of memory?); {logs}\n  {shown}"
         )
@@ -210,6 +234,12 @@ def _explained(spec: TrainSpec, error: ray.train.TrainingFailedError) -> FewShot
         f"worker of rank {first['rank']} (pid {first['pid']} on {first['host']}) failed first; "
         f"{logs}\n  {lines}"
     )
+
+
+def _death(failure: Exception) -> Exception:
+    """Return why a worker is gone: Ray Train wraps what it saw when it asked for its health."""
+    inner: Exception = getattr(failure, "health_check_failure", failure)
+    return inner
 
 
 def _as_error(record: Mapping[str, Any]) -> FewShotError:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from data_shards.manifest import ShardSet
 from fsl.config import build
-from fsl.errors import StageError
+from fsl.errors import NonFiniteError, OutOfMemoryError, StageError
 from pipelines.checkpoint import find_checkpoints, load_model
 from pipelines.runner import PipelineConfig, StageEvent, plan, run_pipeline
 from pipelines.watch import Report, TrainingStopped, Watcher, current_watcher, watching
@@ -135,3 +135,18 @@ def test_a_method_that_calls_itself_collapsed_for_long_is_reported_so(
     with watching(keeping(reports)):
         run_pipeline(recipe(log_every=1))
     assert [report.metrics.get("collapsed") for report in reports] == [None, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind"),
+    [
+        ({"method__break_at": 5}, NonFiniteError),
+        ({"method__classes": 10**14}, OutOfMemoryError),  # 6 petabytes of weights
+    ],
+)
+def test_the_reason_of_a_failure_can_be_read_from_its_cause(
+    recipe: Any, settings: dict[str, Any], kind: type[Exception]
+) -> None:
+    with pytest.raises(StageError, match="stage 'pretrain'") as caught:
+        run_pipeline(recipe(**settings))
+    assert type(caught.value.__cause__) is kind

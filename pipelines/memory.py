@@ -1,0 +1,53 @@
+"""Running out of memory: told apart from other faults, since it speaks against the settings."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from fsl.errors import OutOfMemoryError
+from pipelines.train_config import TrainConfig
+
+SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
+"""What torch and the GPU's libraries say where they have no exception of its own for it."""
+
+
+@contextmanager
+def memory_explained(config: TrainConfig) -> Iterator[None]:
+    """Turn a lack of memory in the `with` block into one error that names the remedy.
+
+    What the block's frames held is let go, so that the process can do something smaller next.
+
+    Raises:
+        OutOfMemoryError: of a device or of the machine.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+        traceback.clear_frames(error.__traceback__)
+        torch.cuda.empty_cache()  # does nothing where there is no GPU
+        raise OutOfMemoryError(_words(error, config)) from error
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Return whether an error means that memory ran out."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)
+
+
+def _words(error: BaseException, config: TrainConfig) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    if config.episodes is None:
+        what = f"data.batch_size ({config.data.batch_size} images)"
+    else:
+        what = "episodes.per_step, or the ways, shots and queries"
+    return (
+        f"out of memory: {lines[0]}; lower {what}, or set data.micro_batch (now "
+        f"{config.data.micro_batch}) so that a step is taken in parts"
+    )
