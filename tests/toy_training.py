@@ -144,14 +144,16 @@ def awgim_config(**changes: Any) -> TrainConfig:
 CONFIGS = {"images": toy_config, "episodes": episodic_config, "features": awgim_config}
 
 
-def toy_features(root: Path, shards: ShardSet) -> Location:
-    """Write a table of random vectors of the shards' images."""
+def toy_features(root: Path, shards: ShardSet, spread: float = 0.0) -> Location:
+    """Write a table of random vectors of the shards' images; classes lie `spread` apart."""
     place = Location.parse(root)
     meta = FeatureMeta(data=shards.digest, weights=None, preparation={})
     for name in shards.splits:
         split = shards.split(name)
         vectors = np.random.default_rng(0).normal(size=(len(split), 6)).astype(np.float32)
         vectors[:, 0] += split.labels
+        centres = np.random.default_rng(1).normal(size=(max(split.labels) + 1, 6))
+        vectors += spread * centres[split.labels].astype(np.float32)
         write_features(place, split, {"feature": vectors}, meta)
     return place
 
