@@ -1,8 +1,9 @@
 """One run at a time of a stage, where several pipelines share a run directory.
 
 Whoever comes second waits, and then finds the stage done, or runs it if the first one failed or
-died. The lock is named by the stage's key, not by its label: two recipes may call one stage
-differently.
+died. On a local disk the lock is the kernel's and ends with its process; on an object store it is a
+claim that must be kept fresh. It is named by the stage's key, not by its label: two recipes may
+call one stage differently.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from data_shards.location import Location
+from pipelines.claims import claimed
 from pipelines.lock import open_lock, signed, try_lock
 from pipelines.places import KEY_DIGITS
 
@@ -35,10 +37,13 @@ def stage_lock(root: Location, key: str, on_wait: Callable[[], None]) -> Iterato
     Raises:
         StorageError: the lock cannot be written.
     """
-    place = root / DIRECTORY
-    place.make_dir()
-    assert place.local is not None
-    with _local_lock(place.local / key[:KEY_DIGITS], on_wait):
+    folder, name = root / DIRECTORY, key[:KEY_DIGITS]
+    folder.make_dir()
+    with (
+        _local_lock(folder.local / name, on_wait)
+        if folder.local is not None
+        else claimed(folder / name, on_wait)
+    ):
         yield
 
 
