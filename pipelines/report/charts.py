@@ -60,7 +60,7 @@ def _in(kind: str, name: str, wanted: str, pattern: re.Pattern[str]) -> bool:
 
 def line_chart(series: Mapping[str, Points]) -> str:
     """Return an SVG of one or more lines over steps."""
-    figure, axes = _figure(3.4, 2.1)
+    figure, axes = blank_figure(3.4, 2.1)
     for number, (name, points) in enumerate(series.items()):
         steps, values = zip(*points, strict=True)
         marker = "o" if len(points) < 20 else None
@@ -75,7 +75,7 @@ def line_chart(series: Mapping[str, Points]) -> str:
 
 def interval_chart(rows: Sequence[tuple[str, float, float, float | None]]) -> str:
     """Return an SVG of means with intervals: (name, mean, half-width, class half-width) in %."""
-    figure, axes = _figure(4.6, 0.6 + 0.36 * len(rows))
+    figure, axes = blank_figure(4.6, 0.6 + 0.36 * len(rows))
     places = range(len(rows))
     for place, (_, mean, half, classes) in zip(places, rows, strict=True):
         if classes is not None:
@@ -91,7 +91,7 @@ def interval_chart(rows: Sequence[tuple[str, float, float, float | None]]) -> st
 def class_chart(names: Sequence[str], values: Sequence[float]) -> str:
     """Return an SVG of the accuracy of each class in %, hardest first."""
     order = sorted(range(len(values)), key=lambda i: values[i])
-    figure, axes = _figure(9.6, 2.2)
+    figure, axes = blank_figure(9.6, 2.2)
     axes.bar(range(len(order)), [values[i] for i in order], color=COLOURS[0], width=0.8)
     axes.set_ylabel("accuracy in %")
     axes.set_xlim(-0.7, len(order) - 0.3)
@@ -136,7 +136,7 @@ def _escaped(text: str) -> str:
     return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Any]:
+def blank_figure(width: float, height: float) -> tuple[Figure, Any]:
     """Return a transparent figure with thin axes in the text colour."""
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.patch.set_alpha(0)

@@ -150,7 +150,7 @@ def _draw(recipe: str, chance: random.Random, near: Mapping[str, Any] | None) ->
             else (domain.low, domain.high)
         )
         at = chance.uniform(low, high)
-        if near:
+        if near and isinstance(domain, FloatDistribution):
             at = 0.3 * at + 0.7 * (math.log(near[key]) if domain.log else near[key])
         value = math.exp(at) if domain.log else at
         if isinstance(domain, IntDistribution):
@@ -227,7 +227,8 @@ def _level(fate: Fate) -> float:
     heat = abs(math.log10(get("method.student_temperature") / 0.1))
     scale = 0.02 * (2 - CROPS.index(get("method.crops.global_scale")))
     turns = 0.0 if get("method.crops.quarter_turns") else 0.04
-    return float(0.9 - 0.09 * patch - 0.06 * rate - 0.08 * heat - scale - turns)
+    views = 0.005 * get("method.crops.local_views")
+    return float(0.87 + views - 0.09 * patch - 0.06 * rate - 0.08 * heat - scale - turns)
 
 
 def _trial(fate: Fate, values: list[float] | None, curve: Mapping[int, float]) -> FrozenTrial:
@@ -274,7 +275,7 @@ def _attributes(fate: Fate, begun: datetime) -> dict[str, Any]:
         "started": begun.isoformat(timespec="milliseconds"),
     }
     if fate.number == 1:
-        attributes |= {"ran": ["shards", *attributes["ran"]], "reused": []}
+        attributes |= {"ran": list(attributes["stages"]), "reused": []}
     if fate.outcome != "running":
         ended = begun + timedelta(seconds=fate.seconds)
         attributes |= {
