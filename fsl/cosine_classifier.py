@@ -51,6 +51,7 @@ def classifier_scores(
     seed: int = 0,
     kind: Kind = "cosine",
     epochs: int = EPOCHS,
+    first: int = 0,
 ) -> EpisodeScores:
     """Right queries per episode and way; arguments as `fsl.evaluation.prototype_scores`.
 
@@ -63,15 +64,21 @@ def classifier_scores(
         seed: of start weights and batch orders; episode i of a seed is always the same.
         kind: cosine classifier, or a plain linear layer with bias.
         epochs: passes over the support.
+        first: number of the first episode: a part of a bank is answered like the whole.
     """
     inputs = classifier_inputs(features, kind)
-    blocks = []
-    for number, rows in enumerate(torch.split(support.long(), EPISODES_PER_BLOCK)):
-        start = random_start(number, rows, inputs.shape[1], seed=seed, kind=kind, epochs=epochs)
+    block, before = divmod(first, EPISODES_PER_BLOCK)
+    ends = list(range(EPISODES_PER_BLOCK - before, len(support), EPISODES_PER_BLOCK))
+    weights = []
+    for rows in torch.tensor_split(support.long(), ends):
+        start = random_start(
+            block, rows, inputs.shape[1], before=before, seed=seed, kind=kind, epochs=epochs
+        )
         shown = inputs[rows.flatten(1)]  # (E, S, D)
-        blocks.append(train_classifiers(shown, rows.shape[2], start, kind))
+        weights.append(train_classifiers(shown, rows.shape[2], start, kind))
+        block, before = block + 1, 0
     return score_episodes(
-        inputs, labels, support, torch.cat(blocks), query=query, max_queries=max_queries
+        inputs, labels, support, torch.cat(weights), query=query, max_queries=max_queries
     )
 
 
@@ -85,16 +92,27 @@ def classifier_inputs(features: Tensor, kind: Kind = "cosine") -> Tensor:
 
 
 def random_start(
-    block: int, support: Tensor, width: int, *, seed: int, kind: Kind, epochs: int
+    block: int, support: Tensor, width: int, *, before: int = 0, seed: int, kind: Kind, epochs: int
 ) -> Start:
-    """Start weights (PyTorch's default of a linear layer) and batch orders of one block."""
+    """Start weights (PyTorch's default of a linear layer) and batch orders within one block.
+
+    Args:
+        block: its number.
+        support: (E, W, k) rows; only the shape is used.
+        width: D of the layer's inputs.
+        before: number of episodes of the block that come earlier.
+        seed: the same seed, block and place give the same numbers.
+        kind: cosine classifier, or a plain linear layer.
+        epochs: number of orders.
+    """
     count, ways, shots = support.shape
+    own = slice(before, before + count)
     generator = torch.Generator().manual_seed((seed * 1_000_003 + block) % 2**63)
     bound = (width if kind == "cosine" else width - 1) ** -0.5
     weights = torch.rand(EPISODES_PER_BLOCK, ways, width, generator=generator)
-    weights = ((2 * weights - 1) * bound)[:count]
-    orders = [  # drawn for a full block: a shorter last block must not change its episodes
-        torch.rand(EPISODES_PER_BLOCK, ways * shots, generator=generator).argsort(-1)[:count]
+    weights = ((2 * weights - 1) * bound)[own]
+    orders = [  # drawn for a full block: a part of it must not change its episodes
+        torch.rand(EPISODES_PER_BLOCK, ways * shots, generator=generator).argsort(-1)[own]
         for _ in range(epochs)
     ]
     start = Start(weights, weights.norm(dim=-1), torch.stack(orders))

@@ -47,7 +47,8 @@ class Episodes(NamedTuple):
     support: Tensor  # (E, W, k) rows
     query: Tensor | None  # (E, W, q) rows; None: all other images of each class
     max_queries: int  # per class, when `query` is None
-    seed: int
+    seed: int  # of heads that draw random numbers
+    first: int = 0  # number of the first episode within its bank, which random numbers depend on
 
 
 C = TypeVar("C", bound=HeadConfig)
@@ -75,6 +76,7 @@ class Head(ABC, Generic[C]):
         *,
         base_mean: Tensor | None = None,
         seed: int = 0,
+        first: int = 0,
     ) -> EpisodeScores:
         """Right queries per episode and way.
 
@@ -86,9 +88,10 @@ class Head(ABC, Generic[C]):
             max_queries: limit per class when `query` is None.
             base_mean: (D,) mean feature of the base classes, for the centred preparations.
             seed: of heads that draw random numbers.
+            first: number of the first episode: a part of a bank is answered like the whole.
         """
         prepared = prepare(features, self.config.features, base_mean)
-        return self.answer(Episodes(prepared, labels, support, query, max_queries, seed))
+        return self.answer(Episodes(prepared, labels, support, query, max_queries, seed, first))
 
     @abstractmethod
     def answer(self, episodes: Episodes) -> EpisodeScores:
@@ -168,7 +171,11 @@ class Classifier(Head[ClassifierConfig]):
         """Right queries per episode and way."""
         config = self.config
         return classifier_scores(
-            *episodes[:5], seed=episodes.seed, kind=config.kind, epochs=config.epochs
+            *episodes[:5],
+            seed=episodes.seed,
+            kind=config.kind,
+            epochs=config.epochs,
+            first=episodes.first,
         )
 
 

@@ -8,7 +8,7 @@ Letters in shapes: N images of the split, E episodes, W ways, k shots, q queries
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,15 +16,8 @@ from torch import Tensor
 
 from data_shards.episodes import EpisodeBank
 from data_shards.labelled_rows import LabelledRows
-from fsl.cosine_classifier import (
-    EPISODES_PER_BLOCK,
-    Start,
-    classifier_inputs,
-    random_start,
-    train_classifiers,
-)
-from fsl.episode_heads import ClassifierConfig, HeadConfig, build_head, prepare
-from fsl.evaluation import EpisodeScores, score_episodes
+from fsl.episode_heads import HeadConfig, build_head
+from fsl.evaluation import EpisodeScores
 from pipelines.candidates import Candidate
 from pipelines.protocols import OWN, protocol_names
 
@@ -96,11 +89,14 @@ class Competitor:
             return candidate.own_scores(labels, support, query)
         centred = protocol.features.startswith("centred")
         base_mean = candidate.base_mean if centred else None
-        if isinstance(protocol, ClassifierConfig) and questions.first > 0:
-            features = prepare(candidate.features, protocol.features, base_mean)
-            return _later_classifiers(protocol, features, questions, self.seed)
         return build_head(protocol).scores(
-            candidate.features, labels, support, query, base_mean=base_mean, seed=self.seed
+            candidate.features,
+            labels,
+            support,
+            query,
+            base_mean=base_mean,
+            seed=self.seed,
+            first=questions.first,
         )
 
 
@@ -113,38 +109,3 @@ def competitors(
         Competitor(candidate, protocol, name, seed)
         for protocol, name in zip(protocols, names, strict=True)
     ]
-
-
-def _later_classifiers(
-    config: ClassifierConfig, features: Tensor, questions: Questions, seed: int
-) -> EpisodeScores:
-    """What the `classifier` head gives for these episodes when it is asked the whole bank.
-
-    Its random numbers are drawn per block of the bank, so a place within the bank is needed.
-    """
-    inputs = classifier_inputs(features, config.kind)
-    support = questions.support
-    weights, begin = [], 0
-    for start in _starts(config, questions, inputs.shape[1], seed):
-        rows = support[begin : begin + len(start.weights)]
-        begin += len(rows)
-        shown = inputs[rows.flatten(1)]  # (e, W*k, D)
-        weights.append(train_classifiers(shown, rows.shape[2], start, config.kind))
-    return score_episodes(
-        inputs, questions.labels, support, torch.cat(weights), query=questions.query
-    )
-
-
-def _starts(
-    config: ClassifierConfig, questions: Questions, width: int, seed: int
-) -> Iterator[Start]:
-    """Yield the random starts of the episodes, block by block."""
-    first, last = questions.first, questions.first + len(questions)
-    for number in range(first // EPISODES_PER_BLOCK, -(-last // EPISODES_PER_BLOCK)):
-        block = number * EPISODES_PER_BLOCK
-        before, count = max(0, first - block), min(EPISODES_PER_BLOCK, last - block)
-        shape = questions.support[:1].expand(count, -1, -1)  # only its shape is used
-        start = random_start(
-            number, shape, width, seed=seed, kind=config.kind, epochs=config.epochs
-        )
-        yield Start(start.weights[before:], start.gains[before:], start.orders[:, before:])

@@ -102,6 +102,15 @@ def test_prototype_and_classifier_mean_what_they_meant() -> None:
     assert torch.equal(few.correct, classifier_scores(*data, seed=3, epochs=9).correct)
 
 
+@pytest.mark.parametrize("name", HEADS.names())
+def test_a_part_of_a_bank_is_answered_like_the_whole(name: str) -> None:
+    features, labels, support, query = table()
+    head = build_head({"name": name, **({"epochs": 2} if name == "classifier" else {})})
+    whole = head.scores(features, labels, support, query, seed=3)
+    part = head.scores(features, labels, support[7:], query[7:], seed=3, first=7)
+    assert torch.equal(part.correct, whole.correct[7:])
+
+
 @pytest.mark.parametrize("name", ["prototype", "nearest_mean", "ridge", "logistic"])
 def test_small_blocks_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data, head = table(), build_head(name)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import fsl.cosine_classifier
 import fsl.evaluation
 from fsl.cosine_classifier import (
     EPISODES_PER_BLOCK,
@@ -201,3 +202,28 @@ def test_an_episode_does_not_depend_on_how_many_follow_it() -> None:
     assert EPISODES_PER_BLOCK >= 7
     assert torch.equal(few.weights, more.weights[:3])
     assert torch.equal(few.orders, more.orders[:, :3])
+
+
+@pytest.mark.parametrize("kind", ["cosine", "softmax"])
+@pytest.mark.parametrize("everything", [False, True], ids=["given queries", "all queries"])
+def test_the_classifier_answers_a_part_of_a_bank_like_the_whole(
+    everything: bool, kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fsl.cosine_classifier, "EPISODES_PER_BLOCK", 4)
+    features, labels, support, query = table(tasks=11)
+    drawn = random_start(1, support[:4], 6, seed=5, kind=kind, epochs=2)
+    later = random_start(1, support[:2], 6, before=1, seed=5, kind=kind, epochs=2)
+    assert torch.equal(later.weights, drawn.weights[1:3])
+    assert torch.equal(later.gains, drawn.gains[1:3])
+    assert torch.equal(later.orders, drawn.orders[:, 1:3])
+
+    def right(part: slice, first: int) -> Tensor:
+        asked = None if everything else query[part]
+        return classifier_scores(
+            features, labels, support[part], asked, seed=5, kind=kind, epochs=2, first=first
+        ).correct
+
+    whole = right(slice(None), 0)
+    for begin, end in ((0, 3), (3, 5), (4, 8), (5, 11), (10, 11)):
+        assert torch.equal(right(slice(begin, end), begin), whole[begin:end])
+    assert not torch.equal(right(slice(5, 11), 0), whole[5:])
