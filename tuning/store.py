@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,9 @@ from tuning.samplers import build_sampler
 from tuning.space import Space, build_space
 from tuning.study_record import SETTINGS, check_continues, read_settings, write_settings
 
+REST = 19
+"""Pause after copying a journal away, in units of the time that it took."""
+
 
 class StudyStore:
     """An open study.
@@ -37,13 +41,22 @@ class StudyStore:
     def __init__(self, root: Location, study: optuna.Study, journal: Path) -> None:
         self.root, self.study, self.journal = root, study, journal
         self._copied = -1  # bytes of the journal that are in the study's directory
+        self._rest_until = 0.0
 
-    def sync(self) -> None:
-        """Copy the journal into a study directory that is not on this machine."""
+    def sync(self, *, now: bool = False) -> None:
+        """Copy the journal into a study directory that is not on this machine.
+
+        At most a twentieth of the time goes into it, unless `now`. What a lost machine had not
+        copied yet is no loss: a trial whose end is unknown is handed out again, and its stages
+        are found done.
+        """
         size = self.journal.stat().st_size
-        if self.root.local is None and size != self._copied:
+        begun = time.monotonic()
+        if self.root.local is None and size != self._copied and (now or begun > self._rest_until):
             (self.root / JOURNAL).upload(self.journal)
             self._copied = size
+            ended = time.monotonic()
+            self._rest_until = ended + REST * (ended - begun)
 
 
 @contextmanager
@@ -83,7 +96,7 @@ def open_study(config: StudyConfig, space: Space | None = None) -> Iterator[Stud
         try:
             yield store
         finally:
-            store.sync()
+            store.sync(now=True)
 
 
 def read_study(root: Location) -> tuple[StudyConfig, optuna.Study]:

@@ -234,7 +234,10 @@ def test_a_study_survives_being_killed_at_any_moment(tmp_path: Path) -> None:
     assert finished
 
 
-def test_a_study_on_an_object_store_is_there_after_every_sync(s3_root: str, tmp_path: Path) -> None:
+def test_a_study_on_an_object_store_goes_on_from_what_was_copied(
+    s3_root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tuning.store.REST", 1e6)
     bucket, _, query = s3_root.partition("?")
     config = settings(tmp_path, study_dir=f"{bucket}/study?{query}")
     space = build_space(config)
@@ -245,7 +248,13 @@ def test_a_study_on_an_object_store_is_there_after_every_sync(s3_root: str, tmp_
         _, copy = read_study(Location.parse(str(config.root)))
         assert [t.params for t in copy.trials] == [trial.params]
         store.study.tell(trial, 0.25)
+        store.sync()  # too soon after the last copy
+        assert read_study(config.root)[1].trials[0].state == TrialState.RUNNING
+        store.sync(now=True)
+        assert read_study(config.root)[1].trials[0].value == 0.25
+        store.study.ask()
     with open_study(config, space) as store:
+        assert len(store.study.trials) == 2
         assert store.study.best_value == 0.25
         assert not store.journal.is_relative_to(Path.cwd())
     assert not store.journal.exists()
