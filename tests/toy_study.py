@@ -67,7 +67,7 @@ def write_study(folder: Path, **changes: Any) -> Path:
         folder: where; `study_dir` is a folder in it.
         changes: keys of the study that replace those of `STUDY`.
     """
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE, sort_keys=False))
     study = {"study_dir": str(folder / "study"), **STUDY, **changes}
     path = folder / "study.yaml"
     path.write_text(yaml.safe_dump({key: value for key, value in study.items() if value != "-"}))

@@ -77,7 +77,7 @@ class PopulationConfig(Section):
 
     quantile: Annotated[float, Field(gt=0, le=0.5)] = 0.25
     """Share of the trials that is replaced by copies of as many of the best."""
-    interval_epochs: Annotated[float, Field(gt=0)] = 1.0
+    interval_epochs: Annotated[int, Field(ge=1)] = 1
     """Epochs between two replacements."""
     resample: Annotated[float, Field(ge=0, le=1)] = 0.25
     """Probability that a copied setting is drawn anew; else it is multiplied by 0.8 or 1.2, or

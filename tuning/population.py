@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,15 +67,15 @@ class Member(Trainable):
     """One member: a step is a training until the next validation."""
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Prepare the stages before the judged one; they are shared."""
+        """Prepare a member."""
         prepare_environment()
-        self.job = MemberJob(**json.loads(config["job"]))
-        self.out = Location.parse(self.job.place) / self.trial_id
-        self.out.make_dir()
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take over other settings."""
+        """Become another member, or take over other settings."""
+        self.job = MemberJob(**json.loads(new_config["job"]))
+        self.out = Location.parse(self.job.place) / self.trial_id
+        self.out.make_dir()
         self.values = {name: new_config[name] for name in self.job.keys}
         return True
 
@@ -89,7 +89,7 @@ class Member(Trainable):
         except TrainingStopped:
             assert self.report is not None
         report = self.report
-        if report is None:  # restored at its very end
+        if report is None:  # begun again after its end
             return {**self._last(), "done": True}
         percent = round(100 * report.step / report.total_steps)
         line = {"percent": percent, "value": report.metrics["val_accuracy"]}
@@ -114,8 +114,9 @@ class Member(Trainable):
         return report.step == report.total_steps
 
     def _folder(self) -> Path:
-        assert self.out.local is not None
-        return self.out.local
+        folder: Path | None = self.out.local
+        assert folder is not None
+        return folder
 
     def _last(self) -> dict[str, Any]:
         lines = (self._folder() / HISTORY).read_text().splitlines()
@@ -134,7 +135,7 @@ class Member(Trainable):
         config, model, source = with_inputs(stage, recipe.seed, inputs)
         data = open_data(source.path, source.gives == "features")
         spec = run_spec(filled_in(config, data), data, self.out, model)
-        spec = TrainSpec(**{**spec.__dict__, "digest": self.job.digest})
+        spec = replace(spec, digest=self.job.digest, watched=True)
         return spec, plan_steps(spec.config, data)
 
 

@@ -94,7 +94,7 @@ class StudyScheduler(FIFOScheduler):
     """Trials in the order they come; each result may end one, as the study's pruner says."""
 
     def __init__(self, searcher: StudySearcher) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.searcher = searcher
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
@@ -106,5 +106,5 @@ class StudyScheduler(FIFOScheduler):
         """Note why a trial's process died; Tune restarts it or closes it next."""
         lines = str(trial.get_error() or "").strip().splitlines()
         self.searcher.deaths[trial.trial_id] = lines[-1] if lines else "its process died"
-        if trial.should_recover():
+        if trial.should_recover():  # type: ignore[no-untyped-call]
             self.searcher.book.restarted(self.searcher.numbers[trial.trial_id])

@@ -32,7 +32,10 @@ def write_settings(root: Location, config: StudyConfig) -> None:
     short = set(BranchConfig.model_fields)
     inlined = {label: _inlined(branch) for label, branch in config.recipes.items()}
     whole = config.model_copy(update={"recipes": inlined})
-    content = whole.model_dump(mode="json", exclude={*short, "study_dir"}, exclude_none=True)
+    left_out = {*short, "study_dir"}
+    if config.population is not None:
+        left_out |= {"sampler", "pruner"}  # it takes their place
+    content = whole.model_dump(mode="json", exclude=left_out, exclude_none=True)
     text: str = yaml.safe_dump(content, sort_keys=False)
     (root / SETTINGS).write_text(HEAD + text)
 

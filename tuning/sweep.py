@@ -37,7 +37,6 @@ def run_trials(config: StudyConfig, space: Space, store: StudyStore) -> None:
     ledger = Ledger(config, space, store)
     if not ledger.has_more():
         return
-    space.check_plans()
     start_ray(config)
     need = need_of(config, space)
     ledger.devices = need.devices

@@ -1,0 +1,172 @@
+"""Runs a population on Ray Tune, and writes what became of its members into the study.
+
+Unlike a search it is one experiment, whose state is Tune's: after a kill Tune's snapshot is
+restored, and the members go on from its checkpoints.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState, create_trial
+from ray import tune
+from ray.tune.schedulers import PopulationBasedTraining
+
+from data_shards.location import Location
+from fsl.errors import ConfigError
+from fsl.search_space import Choice, Domain, IntRange
+from pipelines.train_config import TrainConfig
+from tuning.candidate import Branch
+from tuning.config import StudyConfig
+from tuning.outcome import Outcome
+from tuning.population import HISTORY, Member, MemberJob, check_changeable
+from tuning.ranges import distribution, encoded, ends
+from tuning.resources import concurrency, need_of, start_ray
+from tuning.space import Space
+from tuning.store import StudyStore
+
+MEMBERS, SNAPSHOTS = "population", "tune"
+
+
+def run_population(config: StudyConfig, space: Space, store: StudyStore) -> None:
+    """Train the population to its end.
+
+    Raises:
+        ConfigError: something searched cannot change in the middle of a training.
+        FewShotError: not one member fits.
+        KeyboardInterrupt: stopped by hand; the same call goes on.
+    """
+    if any(trial.user_attrs.get("member") for trial in store.study.trials):
+        return
+    (branch,) = space.branches.values()
+    job = member_job(config, branch)
+    if config.root.local is None or config.trials.launcher != "local":
+        raise ConfigError(
+            "population: members keep their checkpoints on this machine's disk; use a study_dir on "
+            "disk and trials.launcher: local"
+        )
+    start_ray(config)
+    need = need_of(config, space)
+    folder = config.root.local / SNAPSHOTS
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    trainable = tune.with_resources(Member, dict(need.trial))
+    domains = {dimension.name: tune_domain(dimension.domain) for dimension in branch.dimensions}
+    if tune.Tuner.can_restore(str(folder / "sweep")):
+        tuner = tune.Tuner.restore(
+            str(folder / "sweep"), trainable, resume_unfinished=True, restart_errored=True
+        )
+    else:
+        tuner = tune.Tuner(
+            trainable,
+            param_space={"job": job.to_json(), **domains},
+            tune_config=tune.TuneConfig(
+                scheduler=_scheduler(config, domains),
+                num_samples=config.budget.trials,
+                max_concurrent_trials=concurrency(config, need),
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name="sweep",
+                storage_path=str(folder),
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=config.trials.retries),
+            ),
+        )
+    results = tuner.fit()
+    ended = [results[number].metrics or {} for number in range(len(results))]
+    if not all(metrics.get("done") for metrics in ended):
+        raise KeyboardInterrupt
+    _write_down(config, branch, store)
+
+
+def member_job(config: StudyConfig, branch: Branch) -> MemberJob:
+    """Return what the members are told, after checking that it can be done."""
+    assert config.population is not None
+    every = {
+        f"stages.{branch.objective}.validation.every_epochs": config.population.interval_epochs
+    }
+    for dimension in branch.dimensions:
+        low, *_, high = [*ends(dimension.domain), ends(dimension.domain)[-1]]
+        settings = []
+        for value in (low, high):
+            recipe = branch.recipe({dimension.key: value})
+            stages = [s for s in recipe.stages.values() if isinstance(s, TrainConfig)]
+            settings.append(_resolved(branch.judged(recipe), stages))
+        check_changeable(dimension.key, branch.objective, *settings)
+    recipe = branch.recipe(every)
+    keys = {dimension.name: dimension.key for dimension in branch.dimensions}
+    place = str(config.root / MEMBERS)
+    return MemberJob(recipe.model_dump(mode="json"), branch.objective, keys, place)
+
+
+def tune_domain(domain: Domain) -> Any:
+    """Return a range as Ray Tune has it."""
+    if isinstance(domain, Choice):
+        return tune.choice([encoded(option) for option in domain.options])
+    if isinstance(domain, IntRange):
+        if domain.log:
+            return tune.lograndint(domain.low, domain.high + 1)
+        return tune.qrandint(domain.low, domain.high, domain.step)
+    if domain.log:
+        return tune.loguniform(domain.low, domain.high)
+    return tune.uniform(domain.low, domain.high)
+
+
+def _scheduler(config: StudyConfig, domains: Mapping[str, Any]) -> PopulationBasedTraining:
+    assert config.population is not None
+    return PopulationBasedTraining(
+        time_attr="training_iteration",
+        metric="value",
+        mode="max",
+        perturbation_interval=1,
+        hyperparam_mutations=dict(domains),
+        quantile_fraction=config.population.quantile,
+        resample_probability=config.population.resample,
+        log_config=False,
+    )
+
+
+def _resolved(judged: TrainConfig, stages: list[TrainConfig]) -> TrainConfig:
+    """Return settings with images and backbone, which an earlier stage may have named."""
+    images = next((s.images for s in reversed(stages) if s.images is not None), None)
+    backbone = next((s.backbone for s in reversed(stages) if s.backbone is not None), None)
+    return judged.model_copy(
+        update={"images": judged.images or images, "backbone": judged.backbone or backbone}
+    )
+
+
+def _write_down(config: StudyConfig, branch: Branch, store: StudyStore) -> None:
+    """Write one trial per member: its last settings and accuracy, and its way there."""
+    ranges = {dimension.name: distribution(dimension.domain) for dimension in branch.dimensions}
+    folders = [item for item in (config.root / MEMBERS).list() if item.is_dir()]
+    for folder in sorted(folders, key=lambda item: item.name):
+        lines = [json.loads(line) for line in (folder / HISTORY).read_text().splitlines()]
+        last = lines[-1]
+        trial = create_trial(
+            state=TrialState.COMPLETE,
+            value=last["value"],
+            params=last["params"],
+            distributions=ranges,
+            intermediate_values={line["percent"]: line["value"] for line in lines},
+            user_attrs={
+                "member": folder.name,
+                "recipe": branch.label,
+                "outcome": str(Outcome.COMPLETE),
+                "reason": "",
+                "infeasible": [0.0],
+                "epochs": last["epochs"],
+                "metrics": {"val_accuracy": last["value"]},
+            },
+        )
+        store.study.add_trial(trial)
+    store.sync()
+
+
+def best_member(root: Location, study: optuna.Study) -> Location:
+    """Return the directory of the best member; its last checkpoint is its model."""
+    return root / MEMBERS / str(study.best_trial.user_attrs["member"])
