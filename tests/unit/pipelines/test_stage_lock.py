@@ -18,7 +18,8 @@ import pytest
 from data_shards.location import Location
 from fsl.errors import StageError
 from pipelines import stage_lock as module
-from pipelines.runner import StageEvent, run_pipeline
+from pipelines.commands import Progress
+from pipelines.runner import StageEvent, plan, run_pipeline
 from pipelines.stage import STAGES
 from pipelines.stage_lock import DIRECTORY, stage_lock
 
@@ -192,3 +193,16 @@ def test_a_stage_that_another_recipe_calls_differently_is_the_same_stage(
     assert slow.calls == 1
     content = json.loads((other.result()["b"].path / "config.json").read_text())
     assert content["inputs"][0]["dir"] == one.result()["first"].path.name
+
+
+def test_the_command_says_that_a_stage_is_waited_for(
+    recipe: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    planned = plan(recipe())
+    tell = Progress(planned)
+    tell(StageEvent(planned["first"], "waiting"))
+    tell(StageEvent(planned["first"], "stopped", seconds=2.0))
+    assert capsys.readouterr().err.splitlines() == [
+        "first   waits for another run that is at work on it",
+        "first   stopped after 2.0 s",
+    ]
