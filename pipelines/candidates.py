@@ -1,9 +1,11 @@
 """What an evaluate stage compares: trained models, and what learnt nothing.
 
 Each candidate has one feature vector per image, for the heads that are fitted to a support set, and
-may have a classifier of its own.
+may have a classifier of its own. Only the images that some episode names are prepared: what a
+method's classifier needs of an image may be large (keys and values of all positions).
 
-Letters in shapes: N images of the split, D features, E episodes, W ways, k shots, q queries.
+Letters in shapes: N images that the episodes name, D features, E episodes, W ways, k shots,
+q queries.
 """
 
 from __future__ import annotations
@@ -12,7 +14,9 @@ from abc import ABC, abstractmethod
 from functools import cached_property
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from data_shards.features import FeatureSplit
@@ -22,7 +26,7 @@ from fsl.evaluation import EpisodeScores, prototype_scores
 from fsl.images import ImageSpec
 from fsl.task_scores import method_scores
 from pipelines.checkpoint import LoadedModel
-from pipelines.features import model_features, pixel_features
+from pipelines.features import Part, model_features, pixel_features
 from pipelines.training_data import Data
 
 BASE = "base"
@@ -65,17 +69,18 @@ class Vectors(Candidate):
 
     Args:
         name: label of the stage that made it.
-        split: its rows.
+        split: the split's part of it.
+        rows: the images, (N,).
     """
 
-    def __init__(self, name: str, split: FeatureSplit) -> None:
+    def __init__(self, name: str, split: FeatureSplit, rows: NDArray[np.int64]) -> None:
         super().__init__(name, split.feature_set.digest)
-        self.split = split
+        self.split, self.rows = split, rows
 
     @cached_property
     def features(self) -> Tensor:
         """The vectors (N, D)."""
-        return torch.from_numpy(self.split.vectors().copy())
+        return torch.from_numpy(self.split.vectors()[self.rows])
 
     @cached_property
     def base_mean(self) -> Tensor | None:
@@ -86,27 +91,37 @@ class Vectors(Candidate):
 
 
 class Pixels(Candidate):
-    """Small pictures as features."""
+    """Small pictures as features.
+
+    Args:
+        data: what the images are from.
+        part: the images.
+        images: how a network would see them.
+        cache: directory for what is computed of the images.
+        batch_size: images prepared together.
+    """
 
     def __init__(
-        self, data: ShardSet, split: str, images: ImageSpec, cache: Location, batch_size: int
+        self, data: ShardSet, part: Part, images: ImageSpec, cache: Location, batch_size: int
     ) -> None:
         super().__init__("pixels", "pixels")
-        self.data, self.split, self.images, self.cache = data, split, images, cache
+        self.data, self.part, self.images, self.cache = data, part, images, cache
         self.batch_size = batch_size
 
     @cached_property
     def features(self) -> Tensor:
         """Pixels (N, C*S*S)."""
-        return self._of(self.split)
+        return self._of(self.part)
 
     @cached_property
     def base_mean(self) -> Tensor | None:
         """Mean picture of the base classes, (C*S*S,), if there are any."""
-        return self._of(BASE).mean(0) if BASE in self.data.splits else None
+        if BASE not in self.data.splits:
+            return None
+        return self._of(Part.whole(self.data.split(BASE))).mean(0)
 
-    def _of(self, split: str) -> Tensor:
-        return pixel_features(self.data.split(split), self.images, self.cache, self.batch_size)
+    def _of(self, part: Part) -> Tensor:
+        return pixel_features(part, self.images, self.cache, self.batch_size)
 
 
 class Model(Candidate):
@@ -115,8 +130,8 @@ class Model(Candidate):
     Args:
         name: label of its train stage.
         model: the method and how images look to it.
-        data: images, or feature vectors if it was trained on them.
-        split: name of the split.
+        data: what the images, or the feature vectors if it was trained on them, are from.
+        part: the images, or vectors.
         cache: directory for what is computed of the images.
         batch_size: images per forward pass.
         loader_workers: processes that decode.
@@ -127,30 +142,31 @@ class Model(Candidate):
         name: str,
         model: LoadedModel,
         data: Data,
-        split: str,
+        part: Part,
         cache: Location,
         *,
         batch_size: int,
         loader_workers: int,
     ) -> None:
         super().__init__(name, model.digest)
-        self.model, self.data, self.split, self.cache = model, data, split, cache
+        self.model, self.data, self.part, self.cache = model, data, part, cache
         self.batch_size, self.loader_workers = batch_size, loader_workers
 
     @cached_property
     def features(self) -> Tensor:
         """What `Method.embed` returns, (N, D)."""
-        return self._table("embed", self.split)
+        return self._table("embed", self.part)
 
     @cached_property
     def base_mean(self) -> Tensor | None:
         """Mean feature of the classes it was trained on, (D,)."""
-        return self._table("embed", self.model.config.splits[0]).mean(0)
+        base = self.data.split(self.model.config.splits[0])
+        return self._table("embed", Part.whole(base)).mean(0)
 
     @cached_property
     def encoded(self) -> Tensor:
         """What `Method.encode` returns, (N, *F), where the method answers."""
-        return self._table("encode", self.split).to(_device())
+        return self._table("encode", self.part).to(_device())
 
     def own_scores(self, labels: Tensor, support: Tensor, query: Tensor | None) -> EpisodeScores:
         """Return how `Method.logits` answers."""
@@ -160,10 +176,10 @@ class Model(Candidate):
         scores = method_scores(method, self.encoded, labels.to(device), support.to(device), rows)
         return EpisodeScores(*(part.cpu() for part in scores))
 
-    def _table(self, what: Literal["embed", "encode"], split: str) -> Tensor:
+    def _table(self, what: Literal["embed", "encode"], part: Part) -> Tensor:
         return model_features(
             self.model,
-            self.data.split(split),
+            part,
             self.cache,
             batch_size=self.batch_size,
             loader_workers=self.loader_workers,

@@ -1,17 +1,21 @@
 """Who answers an evaluation's episodes, and what is asked: a candidate under a protocol.
 
 The questions of a bank may be asked all at once or some consecutive episodes at a time: the
-answers are the same.
+answers are the same. Images that no episode names need no features: questions are asked of a table
+of the others.
 
-Letters in shapes: N images of the split, E episodes, W ways, k shots, q queries.
+Letters in shapes: N images of the table, E episodes, W ways, k shots, q queries.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from data_shards.episodes import EpisodeBank
@@ -27,7 +31,7 @@ class Questions:
     """Consecutive episodes of a bank.
 
     Attributes:
-        labels: (N,) class of each image of the split.
+        labels: (N,) class of each image of the table: of a split, or of some of its rows.
         classes: (E, W) class of each way.
         support: (E, W, k) rows.
         query: (E, W, q) rows, or None for all other images of each class.
@@ -42,7 +46,7 @@ class Questions:
 
     @classmethod
     def of(cls, bank: EpisodeBank, split: LabelledRows) -> Questions:
-        """All episodes of a bank."""
+        """All episodes of a bank, on a table of the whole split."""
         return cls(
             torch.from_numpy(split.labels.copy()).long(),
             torch.from_numpy(bank.classes.copy()).long(),
@@ -63,6 +67,42 @@ class Questions:
             query=None if self.query is None else self.query[episodes],
             first=self.first + start,
         )
+
+    def named(self) -> Tensor:
+        """Which images of the table any episode shows or asks for, (N,) bool."""
+        chosen = torch.zeros(len(self.labels), dtype=torch.bool)
+        chosen[self.support.flatten()] = True
+        if self.query is None:
+            return chosen | torch.isin(self.labels, self.classes)
+        chosen[self.query.flatten()] = True
+        return chosen
+
+    def among(self, rows: Tensor) -> Questions:
+        """The same episodes on a table of these rows alone, ascending (n,)."""
+        places = torch.full((len(self.labels),), -1)
+        places[rows] = torch.arange(len(rows))
+        return replace(
+            self,
+            labels=self.labels[rows],
+            support=places[self.support],
+            query=None if self.query is None else places[self.query],
+        )
+
+
+K = TypeVar("K")
+
+
+def on_named_rows(
+    questions: Mapping[K, Questions],
+) -> tuple[NDArray[np.int64], dict[K, Questions]]:
+    """Return the rows of the split that episodes name, and the questions on a table of these.
+
+    Args:
+        questions: of several banks, on tables of the whole split.
+    """
+    named = torch.stack([asked.named() for asked in questions.values()]).any(0)
+    rows = named.nonzero()[:, 0]
+    return rows.numpy(), {key: asked.among(rows) for key, asked in questions.items()}
 
 
 @dataclass(frozen=True)

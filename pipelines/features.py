@@ -1,16 +1,18 @@
-"""Features of all images of a split, computed once per checkpoint and kept in a file.
+"""Features of images of a split, computed once per checkpoint and kept in a file.
 
-The file's name is a digest of the weights, the data, the split and how images are prepared: a
-file that is there holds the right features, and one that was cut short or edited is made anew.
+The file's name is a digest of the weights, the data, the split, its rows and how images are
+prepared: a file that is there holds the right features, and one that was cut short or edited is
+made anew.
 
-Letters: N images of the split, D features, S side of a pixel image, *F what is kept of an image.
+Letters: N images, D features, S side of a pixel image, *F what is kept of an image.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -42,9 +44,35 @@ on Omniglot's novel split, to agree with the figures given for raw pixels there 
 not the strongest: 7 pixels gave up to 51.7 % 5-way 1-shot."""
 
 
+class Part(NamedTuple):
+    """Images of a split, or rows of a feature table.
+
+    Attributes:
+        split: whose.
+        rows: their numbers, (N,) ascending.
+    """
+
+    split: Split | FeatureSplit
+    rows: NDArray[np.int64]
+
+    @classmethod
+    def whole(cls, split: Split | FeatureSplit) -> Part:
+        """All of a split."""
+        return cls(split, np.arange(len(split), dtype=np.int64))
+
+    def identity(self) -> dict[str, str]:
+        """What features depend on: the data, or one table of its features among others; rows."""
+        split = self.split
+        whole = split.feature_set if isinstance(split, FeatureSplit) else split.shard_set
+        found = {"data": whole.digest, "split": split.name}
+        if len(self.rows) < len(split):
+            found["rows"] = hashlib.sha256(self.rows.astype("<i8").tobytes()).hexdigest()
+        return found
+
+
 def model_features(
     model: LoadedModel,
-    split: Split | FeatureSplit,
+    part: Part,
     cache: Location,
     *,
     batch_size: int,
@@ -55,7 +83,7 @@ def model_features(
 
     Args:
         model: the method and how images look to it.
-        split: the images.
+        part: the images.
         cache: directory of the file.
         batch_size: images per forward pass.
         loader_workers: processes that decode.
@@ -68,18 +96,24 @@ def model_features(
 
     def compute() -> Tensor:
         method = model.method.to(device).eval()
-        batches = _batches(split, model.images, batch_size, loader_workers)
+        batches = _batches(part, model.images, batch_size, loader_workers)
         return computed(getattr(method, what), batches, device)
 
     identity = {"weights": model.digest, "what": what}
-    return _cached(cache, identity, split, model.images, compute)
+    return _cached(cache, identity, part, model.images, compute)
 
 
-def pixel_features(split: Split, images: ImageSpec, cache: Location, batch_size: int) -> Tensor:
+def pixel_features(part: Part, images: ImageSpec, cache: Location, batch_size: int) -> Tensor:
     """Return the pixels of small pictures (N, C*S*S), mean brightness subtracted per image.
 
     What a classifier that learnt nothing sees. Without the subtraction the similarity of two
     pictures would mostly be that of their backgrounds.
+
+    Args:
+        part: the images.
+        images: how a network would see them.
+        cache: directory of the file.
+        batch_size: images prepared together.
     """
     side = 2 * PIXEL_SIDE
     small = images.model_copy(update={"size": side, "resize": side})
@@ -88,38 +122,37 @@ def pixel_features(split: Split, images: ImageSpec, cache: Location, batch_size:
     def compute() -> Tensor:
         parts = [
             F.avg_pool2d(chunk * std + mean, 2).flatten(1)
-            for chunk in _batches(split, small, batch_size, 0)
+            for chunk in _batches(part, small, batch_size, 0)
         ]
         pixels = torch.cat(parts)
         return pixels - pixels.mean(1, keepdim=True)
 
-    return _cached(cache, {"weights": "pixels"}, split, small, compute)
+    return _cached(cache, {"weights": "pixels"}, part, small, compute)
 
 
 @torch.no_grad()
 def _cached(
     cache: Location,
     identity: dict[str, str],
-    split: Split | FeatureSplit,
+    part: Part,
     images: ImageSpec,
     compute: Callable[[], Tensor],
 ) -> Tensor:
     key = digest(
         {
             "format": FORMAT,
-            "data": _content(split),
-            "split": split.name,
             "images": images.model_dump(mode="json"),
+            **part.identity(),
             **identity,
         }
     )
-    place = cache / f"{split.name}-{key[:16]}.safetensors"
+    place = cache / f"{part.split.name}-{key[:16]}.safetensors"
     if place.exists():
         try:
             features = load(place.read_bytes())["features"]
         except (SafetensorError, KeyError):
             features = torch.empty(0, 0)
-        if len(features) == len(split):
+        if len(features) == len(part.rows):
             return features
         logger.warning("%s: damaged, computing the features again", place)
     with torch.no_grad():
@@ -157,18 +190,9 @@ def image_batches(
     )
 
 
-def _content(split: Split | FeatureSplit) -> str:
-    """Return what the rows are: images, or one table of their features among others."""
-    if isinstance(split, FeatureSplit):
-        return split.feature_set.digest
-    return split.shard_set.digest
-
-
-def _batches(
-    split: Split | FeatureSplit, images: ImageSpec, batch_size: int, loader_workers: int
-) -> tqdm[Tensor]:
-    """Yield the split's images in row order, with a progress bar."""
-    rows = np.arange(len(split), dtype=np.int64)
-    store = open_store(split, images.mode)
-    loader = image_batches(store, rows, images, batch_size, loader_workers)
-    return tqdm(loader, desc=f"features of {split.name}", unit="batch", disable=None, leave=False)
+def _batches(part: Part, images: ImageSpec, batch_size: int, loader_workers: int) -> tqdm[Tensor]:
+    """Yield images in row order, with a progress bar."""
+    store = open_store(part.split, images.mode)
+    loader = image_batches(store, part.rows, images, batch_size, loader_workers)
+    title = f"features of {part.split.name}"
+    return tqdm(loader, desc=title, unit="batch", disable=None, leave=False)

@@ -44,21 +44,25 @@ class FinishedRun:
         return self._record("shards", "write_shards", place, settings, [])
 
     def model(self, label: str, method: str, needs: list[str]) -> StageResult:
+        """Write a checkpoint of a fresh method with a head and crops; see `untrained`."""
+        own = {"name": method, "head": HEAD, "crops": CROPS}
+        return self.untrained(label, {"method": own}, needs)
+
+    def untrained(
+        self, label: str, settings: Mapping[str, object], needs: list[str]
+    ) -> StageResult:
         """Write a checkpoint of a fresh method, with a metrics file as training leaves it."""
-        settings = {"kind": "train", "method": {"name": method, "head": HEAD, "crops": CROPS}}
-        config = build(TrainConfig, {**settings, **SMALL})
+        config = build(TrainConfig, {"kind": "train", **SMALL, **settings})
         place = self.root / f"{label}-bbbb"
         assert place.local is not None
         directory = place.local / "checkpoints" / "step-00000010"
         directory.mkdir(parents=True)
         torch.manual_seed(len(label))
-        untrained = fresh_method(config)
+        method = fresh_method(config)
         info = CheckpointInfo(10, 1, 1, "digest", config.model_dump(mode="json"))
         info.metrics.update(val_accuracy=0.5, loss=1.0)
-        adam = torch.optim.AdamW(untrained.parameters())
-        write_checkpoint(
-            directory, info, untrained, adam, torch.amp.GradScaler("cpu", enabled=False)
-        )
+        adam = torch.optim.AdamW(method.parameters())
+        write_checkpoint(directory, info, method, adam, torch.amp.GradScaler("cpu", enabled=False))
         write_pointers(place)
         (place / "metrics.jsonl").write_text(metric_lines())
         return self._record(label, "train", place, config.model_dump(mode="json"), needs)

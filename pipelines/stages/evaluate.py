@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, field_validator
 from tqdm import tqdm
 
@@ -34,7 +36,8 @@ from pipelines.accuracies import (
 )
 from pipelines.candidates import Candidate, Model, Pixels, Vectors
 from pipelines.checkpoint import LoadedModel, load_model
-from pipelines.competitors import Questions, competitors
+from pipelines.competitors import Questions, competitors, on_named_rows
+from pipelines.features import Part
 from pipelines.protocols import AnyProtocol
 from pipelines.racing import RaceConfig, check_competitors, race_banks
 from pipelines.stage import (
@@ -142,10 +145,11 @@ class EvaluateStage(Stage[EvaluateConfig]):
             _same_images(split, source.split(self.config.split))
         banks = seal_banks(self.config, split)
         places = {name: bank.save(out / BANKS).name for name, bank in banks.items()}
-        questions = {name: Questions.of(bank, split) for name, bank in banks.items()}
-        scored, digests, races = self._scored(
-            self._candidates(inputs, data, out / FEATURES), questions
+        rows, questions = on_named_rows(
+            {name: Questions.of(bank, split) for name, bank in banks.items()}
         )
+        candidates = self._candidates(inputs, data, rows, out / FEATURES)
+        scored, digests, races = self._scored(candidates, questions)
         complete = [item for item in scored if len(item.classes) == self.config.tasks]
         summary: dict[str, Any] = {
             "split": split.name,
@@ -177,7 +181,11 @@ class EvaluateStage(Stage[EvaluateConfig]):
         return flat_metrics(summary)
 
     def _candidates(
-        self, inputs: Mapping[str, StageResult], data: Sequence[Data], cache: Location
+        self,
+        inputs: Mapping[str, StageResult],
+        data: Sequence[Data],
+        rows: NDArray[np.int64],
+        cache: Location,
     ) -> Iterator[Candidate]:
         """Yield baselines, the feature table, and each model."""
         config = self.config
@@ -188,10 +196,11 @@ class EvaluateStage(Stage[EvaluateConfig]):
         images = next((m.images for m in loaded if not _on_vectors(m)), ImageSpec())
         if shards is not None:
             for _ in config.baselines:
-                yield Pixels(shards, config.split, images, cache, config.batch_size)
+                part = Part(shards.split(config.split), rows)
+                yield Pixels(shards, part, images, cache, config.batch_size)
         if tables is not None:
             label = inputs_giving(inputs, "features")[0].label
-            yield Vectors(label, tables.split(config.split))
+            yield Vectors(label, tables.split(config.split), rows)
         for stage, model in zip(models, loaded, strict=True):
             source = tables if _on_vectors(model) else shards
             if source is None:
@@ -201,7 +210,7 @@ class EvaluateStage(Stage[EvaluateConfig]):
                 stage.label,
                 model,
                 source,
-                config.split,
+                Part(source.split(config.split), rows),
                 cache,
                 batch_size=config.batch_size,
                 loader_workers=config.loader_workers,

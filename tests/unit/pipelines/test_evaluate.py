@@ -1,21 +1,37 @@
 """The evaluate stage: sealed episodes, cached features, numbers that can be traced."""
 
+from dataclasses import astuple
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from numpy.typing import NDArray
 
 import pipelines.features
+from data_shards.episodes import EpisodeBank
+from data_shards.manifest import ShardSet
 from fsl.config import build
+from fsl.episode_heads import build_head
 from fsl.errors import ConfigError, FewShotError, StageError
+from fsl.evaluation import prototype_scores
 from fsl.student import student_t
+from fsl.task_scores import method_scores
 from pipelines.accuracies import read_summary, read_table
+from pipelines.checkpoint import load_model
+from pipelines.competitors import Questions
+from pipelines.features import Part, model_features, pixel_features
+from pipelines.image_store import Images, ImageStore
 from pipelines.stages.evaluate import EvaluateConfig, EvaluateStage
 from tests.finished_run import FinishedRun
 
 SETTINGS: dict[str, object] = {"tasks": 12, "queries": 3, "baselines": ["pixels"], "shots": [1, 2]}
 NEEDS = ["shards", "pretrain", "distill"]
+CTX: dict[str, object] = {
+    "method": {"name": "crosstransformer", "key_dim": 4, "value_dim": 4},
+    "episodes": {"name": "fixed", "ways": 2, "shots": 1, "queries": 1},
+}
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +40,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     made.shards()
     made.model("pretrain", "masked_distillation", ["shards"])
     made.model("distill", "smkd", ["shards", "pretrain"])
+    made.untrained("ctx", CTX, ["shards"])
     made.run("evaluate", "evaluate", SETTINGS, NEEDS)
     return made
 
@@ -102,6 +119,62 @@ def test_episodes_with_all_classes_get_a_bound_over_classes(run: FinishedRun) ->
     assert (bound["a"], bound["b"]) == ("pixels", "pretrain")
     spread = float((pretrain - pixels).std())
     assert bound["class_half_width"] == pytest.approx(2 * student_t(6) * spread / 7**0.5)
+
+
+@pytest.mark.parametrize("queries", [2, "all"])
+def test_only_images_that_an_episode_names_are_read_and_encoded(
+    queries: int | str, run: FinishedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: dict[str, object] = {
+        "tasks": 3, "queries": queries, "shots": [1], "ways": 2, "baselines": ["pixels"],
+        "protocols": ["method", "prototype", {"name": "ridge", "features": "centred"}],
+    }  # fmt: skip
+    split = ShardSet.open(run.results["shards"].path).split("novel")
+    bank = EpisodeBank.make(split, 2, 1, None if queries == "all" else 2, 3, 0)
+    if bank.query is None:
+        named = np.flatnonzero(np.isin(split.labels, bank.classes))
+    else:
+        named = np.unique(np.concatenate([bank.support, bank.query], -1))
+    assert len(named) < len(split)
+    asked: list[int] = []
+    images = ImageStore.images
+
+    def noted(store: ImageStore, rows: NDArray[np.int64]) -> Images:
+        asked.extend(rows.tolist() if store.split.name == "novel" else [])
+        return images(store, rows)
+
+    monkeypatch.setattr(ImageStore, "images", noted)
+    place = run.run(f"few {queries}", "evaluate", settings, ["shards", "ctx"]).path
+    assert sorted(asked) == sorted(3 * named.tolist())  # pixels, embed and encode
+    monkeypatch.undo()
+    answered = {
+        (item.model, item.setting.protocol): item.scores.correct for item in read_table(place)
+    }
+    model = load_model(run.results["ctx"].path)
+    whole = Part.whole(split)
+    encoded = model_features(model, whole, place / "all", batch_size=16, what="encode")
+    assert encoded.ndim == 3  # images, positions, keys and values
+    labels, _, support, query, _ = astuple(Questions.of(bank, split))
+    expected = method_scores(model.method, encoded, labels, support, query)
+    assert torch.equal(answered["ctx", "method"], expected.correct)
+    pixels = pixel_features(whole, model.images, place / "all", 16)
+    expected = prototype_scores(pixels, labels, support, query)
+    assert torch.equal(answered["pixels", "prototype"], expected.correct)
+    vectors = model_features(model, whole, place / "all", batch_size=16)
+    base = Part.whole(split.shard_set.split("base"))
+    mean = model_features(model, base, place / "all", batch_size=16).mean(0)
+    head = build_head({"name": "ridge", "features": "centred"})
+    expected = head.scores(vectors, labels, support, query, base_mean=mean)
+    assert torch.equal(answered["ctx", "ridge"], expected.correct)
+
+
+def test_features_of_a_whole_split_keep_their_file(run: FinishedRun) -> None:
+    """Its name is that of before rows could be chosen: old files are still found."""
+    split = ShardSet.open(run.results["shards"].path).split("novel")
+    some, whole = Part(split, np.arange(5)), Part.whole(split)
+    assert whole.identity() == {"data": split.shard_set.digest, "split": "novel"}
+    assert some.identity().keys() == {"data", "split", "rows"}
+    assert some.identity() != Part(split, np.arange(1, 6)).identity()
 
 
 def test_more_ways_than_classes_are_refused(run: FinishedRun) -> None:
