@@ -12,7 +12,7 @@ from pipelines.compare.words import amount, percent, points, signed
 from pipelines.train_config import ValidationConfig
 from tuning.config import FinalistsConfig
 
-BEST = "best.yaml"
+BEST, RESULTS = "best.yaml", "finalists.json"
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def sentences(
         comparison: of them on the fresh tasks; None for a single one.
         asked: what the search asked.
         fresh: what the finalists were asked.
-        trials: complete trials among which they are the best.
+        trials: how many the search had values of, of which these are the best.
         best: number of the search's best, which is a finalist unless its model is gone.
     """
     ours = finalists[0].number == best
@@ -148,8 +148,9 @@ def _order(finalists: Sequence[Finalist], comparison: Comparison, asked: Validat
     if at == 0:
         return f"{BEST} has the settings of {chosen}, which is first on the fresh tasks too."
     lag = panel.differences[0, at]
+    where = "on other classes too" if lag.real_across_classes else "on these classes"
     verdict = (
-        f"is really better, by {amount(lag)}: prefer its settings"
+        f"is really better {where}, by {amount(lag)}: prefer its settings, in {RESULTS}"
         if lag.real
         else f"is ahead by {amount(lag)}, which may be luck: either will do"
     )

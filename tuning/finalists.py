@@ -119,9 +119,13 @@ def run_finalists(space: Space, config: StudyConfig, study: optuna.Study) -> Fin
     trials = list(found.values())
     comparison = _comparison(config, trials) if len(trials) > 1 else None
     asked = next(iter(space.branches.values())).judged().validation
-    complete = sum(trial.state == TrialState.COMPLETE for trial in own_trials(study))
+    valued = [
+        trial
+        for trial in own_trials(study)
+        if trial.state == TrialState.COMPLETE or trial.intermediate_values
+    ]
     said = sentences(
-        trials, comparison, asked, config.finalists, trials=complete, best=chosen[0].number
+        trials, comparison, asked, config.finalists, trials=len(valued), best=chosen[0].number
     )
     said += notes
     if comparison is not None:

@@ -217,6 +217,8 @@ def _left(now: Standing) -> str:
     """Return how long it will take, in words."""
     if now.left is None:
         return "time left: known after the first trial"
+    if now.left == 0 and not now.running:
+        return "the budget is used up"
     if now.left < 60:
         return "less than a minute left"
     return f"about {duration(round(now.left / 60) * 60).removesuffix(' 0 s')} left"

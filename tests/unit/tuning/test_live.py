@@ -102,6 +102,11 @@ def test_a_search_without_any_trial_is_shown_too() -> None:
     assert "known after the first trial" in text
 
 
+def test_a_search_at_its_end_says_so() -> None:
+    config = example_config(budget={"trials": 38})
+    assert "the budget is used up" in shown(config, standing(config, example_study(), {}, NOW))
+
+
 def test_with_several_goals_the_best_of_each_is_shown() -> None:
     text = shown(two_goal_config(), standing(two_goal_config(), two_goal_study(), {}, NOW))
     assert text.count("Best so far") == 2
