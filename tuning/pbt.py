@@ -20,6 +20,7 @@ from data_shards.location import Location
 from fsl.errors import ConfigError
 from fsl.search_space import Choice, Domain, IntRange
 from pipelines.train_config import TrainConfig
+from tuning.buildable import with_network
 from tuning.candidate import Branch
 from tuning.config import StudyConfig
 from tuning.outcome import Outcome
@@ -96,7 +97,7 @@ def member_job(config: StudyConfig, branch: Branch) -> MemberJob:
         for value in (low, high):
             recipe = branch.recipe({dimension.key: value})
             stages = [s for s in recipe.stages.values() if isinstance(s, TrainConfig)]
-            settings.append(_resolved(branch.judged(recipe), stages))
+            settings.append(with_network(branch.judged(recipe), stages))
         check_changeable(dimension.key, branch.objective, *settings)
     recipe = branch.recipe(every)
     keys = {dimension.name: dimension.key for dimension in branch.dimensions}
@@ -128,15 +129,6 @@ def _scheduler(config: StudyConfig, domains: Mapping[str, Any]) -> PopulationBas
         quantile_fraction=config.population.quantile,
         resample_probability=config.population.resample,
         log_config=False,
-    )
-
-
-def _resolved(judged: TrainConfig, stages: list[TrainConfig]) -> TrainConfig:
-    """Return settings with images and backbone, which an earlier stage may have named."""
-    images = next((s.images for s in reversed(stages) if s.images is not None), None)
-    backbone = next((s.backbone for s in reversed(stages) if s.backbone is not None), None)
-    return judged.model_copy(
-        update={"images": judged.images or images, "backbone": judged.backbone or backbone}
     )
 
 

@@ -10,6 +10,7 @@ import optuna
 from fsl.errors import ConfigError, FewShotError
 from fsl.search_space import Choice, Domain
 from pipelines.runner import PipelineConfig, plan
+from tuning.buildable import check_buildable
 from tuning.candidate import Branch, build_branch
 from tuning.config import StudyConfig
 from tuning.points import point_params
@@ -95,6 +96,8 @@ def build_space(config: StudyConfig) -> Space:
         ConfigError: one mistake, with its place and remedy.
     """
     space = Space(config, {label: build_branch(config, label) for label in config.recipes})
+    for branch in space.branches.values():
+        check_buildable(branch)
     _check_comparable(list(space.branches.values()))
     space.points()
     return space
