@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -34,8 +35,8 @@ def value_words(metric: str, value: float) -> str:
 
 def setting_words(value: Any) -> str:
     """Return a searched value, short."""
-    if isinstance(value, bool):
-        return str(value).lower()
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
     if isinstance(value, float):
         return f"{value:.4g}"
     return str(value).replace(", ", ",")

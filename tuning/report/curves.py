@@ -6,7 +6,7 @@ from matplotlib.lines import Line2D
 
 from pipelines.report.charts import INK
 from tuning.report.history import colour_of, titles
-from tuning.report.paper import GREY, Drawing, axes_of, drawing, grid, limits, link_of
+from tuning.report.paper import GREY, PAPER, Drawing, axes_of, drawing, fade, grid, limits, link_of
 from tuning.report.view import StudyView
 
 KEY = (
@@ -16,10 +16,11 @@ KEY = (
 
 
 def learning_curves(view: StudyView) -> Drawing | None:
-    """Return the chart, or None before any trial was validated."""
+    """Return the chart, or None before any trial was validated twice."""
     trials = [trial for trial in view.trials if trial.curve]
-    if not trials:
+    if not any(len(trial.curve) > 1 for trial in trials):
         return None
+    strong = fade(len(trials)) ** 0.5
     goal = view.measure
     figure, axes = axes_of(10.6, 3.4)
     best = view.complete[0].number if view.complete else -1
@@ -27,9 +28,10 @@ def learning_curves(view: StudyView) -> Drawing | None:
         percents = [percent for percent, _ in trial.curve]
         values = [goal.factor * value for _, value in trial.curve]
         colour = colour_of(view, trial.recipe) if trial.outcome == "complete" else GREY
-        look = {"color": colour, "lw": 1.0, "alpha": 0.55, "zorder": 2}
+        look = {"color": colour, "lw": 1.0, "alpha": 0.55 * strong, "zorder": 2}
         if trial.number == best:
             look |= {"lw": 2.6, "alpha": 1.0, "zorder": 4}
+            axes.plot(percents, values, color=PAPER, lw=5.5, alpha=0.8, zorder=3)
         elif trial.outcome == "pruned":
             look |= {"marker": "|", "markevery": [len(percents) - 1], "zorder": 1}
         elif trial.outcome != "complete":

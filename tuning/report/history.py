@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from pipelines.report.charts import COLOURS, INK
 from tuning.outcome import Outcome
-from tuning.report.paper import GREY, RED, Drawing, axes_of, drawing, grid, limits, points
+from tuning.report.paper import GREY, RED, Drawing, axes_of, drawing, fade, grid, limits, points
 from tuning.report.view import StudyView, TrialView
 from tuning.report.words import Measure
 from tuning.words import OUTCOME_WORDS
@@ -98,7 +98,7 @@ def _values(
         [values[i] for i in inside],
         [trials[i].number for i in inside],
         color=colour,
-        s=22,
+        s=22 * fade(len(values)) ** 0.3,
         lw=0,
         zorder=3,
         label=label,

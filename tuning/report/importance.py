@@ -26,7 +26,8 @@ FEWEST = 10
 """Trials below which nothing is said."""
 AMONG_BEST = 5
 """The best are a tenth of the trials, and at least this many."""
-RESAMPLES = 40
+RESAMPLES, LEAST_RESAMPLES, RESAMPLED_TRIALS = 40, 10, 6000
+"""How many resamples: fewer of many trials, which need them less and take longer."""
 SHOWN = 12
 KEY = (
     "Share of each setting in what tells the best trials of a recipe from its others (PED-ANOVA). "
@@ -63,7 +64,8 @@ def importances(view: StudyView, recipe: str) -> list[Importance]:
     shares = _shares(view, trials, keys)
     chance = np.random.default_rng(0)
     drawn = []
-    for _ in range(RESAMPLES):
+    resamples = min(RESAMPLES, max(LEAST_RESAMPLES, RESAMPLED_TRIALS // len(trials)))
+    for _ in range(resamples):
         sample = [trials[i] for i in chance.integers(len(trials), size=len(trials))]
         drawn.append(_shares(view, sample, keys))
     low, high = np.quantile(np.array(drawn), [0.1, 0.9], axis=0)
@@ -83,7 +85,7 @@ def importance_chart(view: StudyView, recipe: str, found: Sequence[Importance]) 
         axes.plot(ends, [place, place], color=INK, lw=1.1, alpha=0.8)
     axes.set_yticks(places, [importance.key for importance in shown])
     axes.set_ylim(len(shown) - 0.4, -0.6)
-    axes.set_xlim(0, 102 * max(importance.high for importance in shown))
+    axes.set_xlim(0, 102 * max(max(importance.share, importance.high) for importance in shown))
     axes.set_xlabel("share in %")
     axes.tick_params(axis="y", length=0)
     grid(axes, "x")

@@ -130,11 +130,12 @@ def _stops(view: StudyView) -> str:
 
 
 def _table(view: StudyView) -> list[TrialView]:
-    """Return all trials: complete ones, best first, then the others."""
+    """Return all trials: complete ones, best first, then the others, then earlier studies'."""
     first = view.ranked(view.complete)
     place = {outcome: at for at, outcome in enumerate(OUTCOMES)}
     others = [trial for trial in view.trials if not trial.values]
-    return [*first, *sorted(others, key=lambda t: (place[t.outcome], -t.percent, t.number))]
+    others.sort(key=lambda trial: (place[trial.outcome], -trial.percent, trial.number))
+    return [*first, *others, *view.known]
 
 
 def _short(config: StudyConfig) -> Mapping[str, Any]:

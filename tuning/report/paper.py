@@ -17,9 +17,11 @@ PAPER = "#fdfefc"
 """Stands for the colour behind a chart until the SVG is written."""
 GREY, RED = "#8d97a5", "#d2504a"
 PIXELS_PER_INCH = 100
+CROWD = 30
+"""Lines that can be drawn over each other at full strength."""
 FAR = 3.0
-"""A value is left out of the scale when it is farther from the middle half than this many times
-its width, on the bad side."""
+"""A value is left out of the scale when it is worse than the median by this many times what the
+best is better."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ def drawing(figure: Figure, label: str, titles: Mapping[int, str] | None = None)
         titles: words for each trial whose points link to it (see `link_of`).
     """
     text = to_svg(figure, label).replace(PAPER, "var(--card)")
+    text = re.sub(r'<g id="[^"]*"', "<g", text)  # the same in every drawing, and of no use
     for number, words in (titles or {}).items():
         text = re.sub(
             rf'<a xlink:href="{re.escape(link_of(number))}"[^>]*>',
@@ -76,6 +79,11 @@ def grid(axes: Any, axis: str = "y") -> None:
     axes.set_axisbelow(True)
 
 
+def fade(count: int) -> float:
+    """Return how strong one of so many lines may be, so that all together can be told apart."""
+    return min(1.0, CROWD / max(count, 1))
+
+
 def limits(values: Sequence[float], maximize: bool) -> tuple[float, float]:
     """Return the ends of a scale on which good values can be told apart.
 
@@ -84,12 +92,10 @@ def limits(values: Sequence[float], maximize: bool) -> tuple[float, float]:
     found = np.asarray(values, dtype=float)
     if not found.size:
         return 0.0, 1.0
-    low, high = float(found.min()), float(found.max())
-    quarter, three = np.quantile(found, [0.25, 0.75])
-    span = float(three - quarter)
-    if span > 0 and maximize:
-        low = float(found[found >= quarter - FAR * span].min())
-    elif span > 0:
-        high = float(found[found <= three + FAR * span].max())
+    low, high, middle = float(found.min()), float(found.max()), float(np.median(found))
+    if maximize and high > middle:
+        low = float(found[found >= middle - FAR * (high - middle)].min())
+    elif not maximize and low < middle:
+        high = float(found[found <= middle + FAR * (middle - low)].max())
     pad = 0.06 * (high - low) or 0.01 * abs(high) or 1.0
     return low - pad, high + pad

@@ -23,6 +23,7 @@ from tuning.report.paper import (
     Drawing,
     axes_of,
     drawing,
+    fade,
     limits,
     link_of,
 )
@@ -59,12 +60,12 @@ def parallel(view: StudyView, recipe: str, scales: Sequence[Scale]) -> Drawing |
     figure, axes = axes_of(10.6, 0.5 + ROW * (len(rows) + goals))
     axes.set_xlim(-0.03, 1.03)
     axes.set_ylim(len(rows) + goals - 0.38, -0.3)
-    shifts = _shifts(trials, done)
+    shifts, strong = _shifts(trials, done), fade(len(trials))
     for trial in trials:
         if not trial.values and trial.outcome != RUNNING:
             colour = GREY if trial.outcome == "pruned" else RED
             places = _places(trial, rows, shifts)
-            _draw(axes, trial, places, goals, edgecolor=colour, lw=0.9, alpha=0.45)
+            _draw(axes, trial, places, goals, edgecolor=colour, lw=0.9, alpha=0.45 * strong**0.5)
     spans = [
         limits([m.factor * t.values[at] for t in done], m.maximize)
         for at, m in enumerate(view.measures)
@@ -74,10 +75,11 @@ def parallel(view: StudyView, recipe: str, scales: Sequence[Scale]) -> Drawing |
         values = [m.factor * v for m, v in zip(view.measures, trial.values, strict=True)]
         heights = [_within(value, *span) for value, span in zip(values, spans, strict=True)]
         good = 1 - rank / max(len(done) - 1, 1)
-        look = {"lw": 0.9 + good, "alpha": 0.25 + 0.5 * good**2}
-        if trial.number in leaders:
-            look = {"lw": 3.0 if goals == 1 else 2.2, "alpha": 1.0}
+        look = {"lw": 0.9 + good, "alpha": 0.25 * strong + 0.5 * strong**0.5 * good**2}
         places = [*heights, *_places(trial, rows, shifts)]
+        if trial.number in leaders:
+            look = {"lw": 3.0 if goals == 1 else 2.2, "alpha": 1.0, "zorder": 2.5}
+            _draw(axes, trial, places, 0, edgecolor=PAPER, lw=6.0, alpha=0.8, zorder=2.4)
         _draw(axes, trial, places, 0, edgecolor=colour_of(view, recipe), **look)
     for number, (low, high) in enumerate(spans):
         ticks = [v for v in MaxNLocator(6).tick_values(low, high) if low <= v <= high]
@@ -132,7 +134,7 @@ def _draw(
         middle = (y + below) / 2
         vertices += [(x, middle), (right, middle), (right, below)]
         codes += [Path.CURVE4] * 3
-    patch = PathPatch(Path(vertices, codes), fill=False, zorder=2, **look)
+    patch = PathPatch(Path(vertices, codes), fill=False, **{"zorder": 2, **look})
     patch.set_url(link_of(trial.number))
     axes.add_patch(patch)
 

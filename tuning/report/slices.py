@@ -7,7 +7,7 @@ from typing import Any
 
 from pipelines.report.charts import INK
 from tuning.report.history import colour_of, titles
-from tuning.report.paper import GREY, RED, Drawing, axes_of, drawing, grid, limits, points
+from tuning.report.paper import GREY, RED, Drawing, axes_of, drawing, fade, grid, limits, points
 from tuning.report.scale import Scale
 from tuning.report.view import StudyView, TrialView
 
@@ -45,7 +45,7 @@ def _chart(view: StudyView, recipe: str, scale: Scale, at: int) -> Drawing:
     across = _places(scale, trials)
     colour = colour_of(view, recipe)
     _dots(axes, across, done, [min(max(goal.factor * t.values[at], low), high) for t in done],
-          color=colour, s=18, lw=0, alpha=0.8, zorder=3)  # fmt: skip
+          color=colour, s=18 * fade(len(done)) ** 0.3, lw=0, alpha=0.8, zorder=3)  # fmt: skip
     leaders = view.leaders(recipe)
     best = [trial for trial in done if trial.number in leaders]
     _dots(axes, across, best, [goal.factor * t.values[at] for t in best],

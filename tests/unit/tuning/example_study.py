@@ -13,6 +13,7 @@ import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -26,6 +27,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tuning.config import GoalConfig, StudyConfig
 
+FOLDER = Path(__file__).parents[3] / "recipes"
 TRIALS = 40
 SOURCE, REPEATED, FAILED, RUNNING = 0, 8, 17, (38, 39)
 BEGUN = datetime(2026, 11, 20, 9, 30, tzinfo=UTC)
@@ -74,9 +76,10 @@ def example_config(**changes: Any) -> StudyConfig:
     values: dict[str, Any] = {
         "name": "example",
         "recipes": {
-            "protonet": {"recipe": "recipes/omniglot_protonet.yaml", "search": own},
-            "smkd": {"recipe": "recipes/omniglot_smkd.yaml", "stage": "distill", "search": own},
+            "protonet": {"recipe": f"{FOLDER}/omniglot_protonet.yaml", "search": own},
+            "smkd": {"recipe": f"{FOLDER}/omniglot_smkd.yaml", "stage": "distill", "search": own},
         },
+        "validation": {"ways": 5, "shots": 1, "queries": 5, "tasks": 200},
         "budget": {"trials": 60, "device_hours": 3.0},
         "pruner": {"name": "asha"},
     }
