@@ -48,19 +48,21 @@ def history(stages: list[Location]) -> dict[str, StageRecord]:
     return found
 
 
-def _collect(place: Location, found: dict[str, StageRecord]) -> None:
+def _collect(place: Location, found: dict[str, StageRecord], label: str = "") -> None:
+    """Add a stage under the label that its user calls it by: its directory may say another."""
     config, result = _read(place / "config.json"), _read(place / "result.json")
-    if config["label"] in found:
+    label = label or config["label"]
+    if label in found:
         return
     for item in config["inputs"]:
         above = place.parent / item["dir"]
         if (above / "config.json").exists():
-            _collect(above, found)
+            _collect(above, found, item["label"])
         else:  # shards that lie outside the run directory
             found[item["label"]] = _outside(item)
     provenance = place / "provenance.json"
-    found[config["label"]] = StageRecord(
-        label=config["label"],
+    found[label] = StageRecord(
+        label=label,
         kind=config["kind"],
         key=config["key"],
         path=place,

@@ -1,5 +1,6 @@
 """The report page: complete, self-contained, and honest about what is missing."""
 
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -104,6 +105,21 @@ def test_history_finds_all_that_a_result_was_made_from(tmp_path: Path) -> None:
     run.model("pretrain", "masked_distillation", ["shards"])
     last = run.model("distill", "smkd", ["shards", "pretrain"])
     assert list(history([last.path])) == ["shards", "pretrain", "distill"]
+
+
+def test_history_calls_a_renamed_stage_as_its_user_does(tmp_path: Path) -> None:
+    run = FinishedRun(tmp_path)
+    run.shards()
+    run.model("pretrain", "masked_distillation", ["shards"])
+    last = run.model("distill", "smkd", ["shards", "pretrain"])
+    config = last.path / "config.json"
+    content = json.loads(config.read_text())
+    for item in content["inputs"]:
+        item["label"] = item["label"].replace("pretrain", "first")
+    config.write_text(json.dumps(content))
+    found = history([last.path])
+    assert list(found) == ["shards", "first", "distill"]
+    assert found["first"].path.name.startswith("pretrain-")
 
 
 def test_charts_follow_the_colour_of_the_text() -> None:
