@@ -8,6 +8,7 @@ too: a split sees of each node what it has itself.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from functools import lru_cache
 
@@ -40,6 +41,15 @@ def read_class_tree(root: Location) -> dict[str, tuple[str, ...]]:
     if len(found) != len(nodes):
         raise ConfigError(f"{where}: two nodes have the same name; name each once")
     return found
+
+
+def tree_digest(root: Location) -> str:
+    """Return a digest of the file in a shard set's directory, "" without one.
+
+    Tasks may follow the tree, and the digest of the shard set does not cover it.
+    """
+    where = root / TREE_NAME
+    return hashlib.sha256(where.read_bytes()).hexdigest() if where.exists() else ""
 
 
 @lru_cache(maxsize=64)

@@ -17,6 +17,7 @@ from typing import Any
 
 from data_shards.sources import SOURCES
 from fsl.backbones import BACKBONES
+from fsl.episode_heads import HEADS
 from fsl.errors import ConfigError
 from fsl.method import METHODS
 from fsl.registry import Registry
@@ -25,7 +26,7 @@ from pipelines.stage import STAGES
 
 ROOT = Path(__file__).parents[1]
 REGISTRIES: dict[str, Registry[Any]] = {
-    registry.kind: registry for registry in (METHODS, BACKBONES, SOURCES, STAGES)
+    registry.kind: registry for registry in (METHODS, BACKBONES, HEADS, SOURCES, STAGES)
 }
 SETTINGS = re.compile(r"<!-- settings: (\w+) (\w+|\*) -->")
 INCLUDE = re.compile(r"<!-- include: (\S+) -->")

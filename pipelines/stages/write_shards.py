@@ -8,11 +8,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from data_shards.class_tree import tree_digest
 from data_shards.location import Location
 from data_shards.manifest import ShardSet
 from data_shards.sources import AnySourceConfig, build_source
 from data_shards.writer import write_shards
-from fsl.config import RuntimeOnly
+from fsl.config import RuntimeOnly, digest
 from pipelines.stage import STAGES, PlannedStage, Stage, StageConfig, StageResult
 
 
@@ -76,8 +77,10 @@ class UseShards(Stage[UseShardsConfig]):
         ShardSet.open(self.place())
 
     def data_digest(self) -> str:
-        """Return the digest in the shard set's index."""
-        return ShardSet.open(self.place()).digest
+        """Return the digest in the shard set's index, with that of a class tree beside it."""
+        shard_set = ShardSet.open(self.place())
+        tree = tree_digest(shard_set.root)
+        return digest([shard_set.digest, tree]) if tree else shard_set.digest
 
     def place(self, out: Location | None = None) -> Location:
         """Return the place of the shard set, wherever this stage's own directory is."""

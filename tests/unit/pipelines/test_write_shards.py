@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_shards.class_tree import TREE_NAME
 from data_shards.manifest import INDEX_NAME, ShardSet
 from fsl.config import build
 from fsl.errors import FewShotError
@@ -69,6 +71,19 @@ def test_an_interrupted_writing_is_completed(images: Path, tmp_path: Path) -> No
     assert plan(config)["shards"].state == "continue"
     run_pipeline(config)
     assert (path / "base/base-000001.tar").read_bytes() == expected
+
+
+def test_a_changed_class_tree_gives_another_key(images: Path, tmp_path: Path) -> None:
+    made = run_pipeline(pipeline(tmp_path / "made", writing(images)))["shards"]
+    config = pipeline(tmp_path / "run", {"kind": "use_shards", "path": str(made.path)})
+    keys = [plan(config)["shards"].key]
+    for classes in ([], ["class0"], ["class1"]):
+        tree = {"nodes": [{"name": "node", "classes": classes}]}
+        (made.path / TREE_NAME).write_text(json.dumps(tree))
+        keys.append(plan(config)["shards"].key)
+    assert len(set(keys)) == 4
+    (made.path / TREE_NAME).delete()
+    assert plan(config)["shards"].key == keys[0]
 
 
 def test_using_a_shard_set_copies_nothing(tiny_shards: ShardSet, tmp_path: Path) -> None:
