@@ -26,6 +26,8 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tuning.config import GoalConfig, StudyConfig
+from tuning.journal import JOURNAL, open_journal
+from tuning.study_record import write_settings
 
 FOLDER = Path(__file__).parents[3] / "recipes"
 TRIALS = 40
@@ -112,6 +114,15 @@ def two_goal_study(trials: int = 24) -> optuna.Study:
             values = [max(fate.curve.values()), fate.step_seconds]
         study.add_trial(_trial(fate, values, {}))
     return study
+
+
+def stored_example(folder: Path, trials: int = TRIALS, **changes: Any) -> StudyConfig:
+    """Write the example's settings and journal into a folder, as a sweep leaves them."""
+    config = example_config(study_dir=str(folder), **changes)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_settings(config.root, config)
+    example_study(trials, open_journal(folder / JOURNAL, config))
+    return config
 
 
 def empty_study() -> optuna.Study:
