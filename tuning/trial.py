@@ -9,7 +9,7 @@ from ray.tune import Trainable
 from pipelines.quiet import prepare_environment
 from tuning.outcome import TrialJob
 from tuning.searcher import NEWS
-from tuning.work import PipelineWork
+from tuning.work import PipelineWork, release_memory
 
 
 class PipelineTrial(Trainable):
@@ -41,10 +41,12 @@ class PipelineTrial(Trainable):
         """End what still runs."""
         if self.work is not None:
             self.work.stop()
+            self.work = None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take another trial into this process."""
         self.cleanup()
+        release_memory()
         self.setup(new_config)
         return True
 

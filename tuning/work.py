@@ -6,6 +6,7 @@ trial decides before anything more is computed.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import logging
 import queue
@@ -14,6 +15,8 @@ import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import replace
+
+import torch
 
 from fsl.config import build
 from fsl.errors import ConfigError, FewShotError, NonFiniteError, OutOfMemoryError
@@ -78,8 +81,6 @@ class PipelineWork:
             outcome, reason = Outcome.PRUNED, "stopped"
         except Exception as error:
             outcome, reason = judged(error)
-        finally:
-            gc.collect()  # the next trial in this process wants the memory
         self._report(replace(self.news, outcome=outcome, reason=reason))
 
     def _on_event(self, event: StageEvent) -> None:
@@ -109,6 +110,15 @@ class PipelineWork:
     def _report(self, news: TrialNews) -> None:
         seconds = time.monotonic() - self._begun
         self._reports.put(replace(news, seconds=seconds, device_seconds=seconds * self.job.devices))
+
+
+def release_memory() -> None:
+    """Give back what a trial that ended leaves behind: the next one in this process wants it."""
+    gc.collect()
+    torch.cuda.empty_cache()
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):  # every thread has a heap, and glibc keeps those of ended ones
+        libc.malloc_trim(0)
 
 
 def judged(error: Exception) -> tuple[Outcome, str]:
