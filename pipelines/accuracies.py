@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from data_shards.location import Location
+from fsl.errors import FewShotError, StageError
 from fsl.evaluation import EpisodeScores
 from fsl.metrics import MeanCI, mean_ci95
 from fsl.statistics import (
@@ -31,6 +32,22 @@ from fsl.statistics import (
 )
 
 TABLE, SUMMARY = "accuracies.parquet", "summary.json"
+
+NEEDED = (
+    "split", "classes", "data", "tasks", "queries", "which", "seed",
+    "banks", "models", "results", "differences",
+)  # fmt: skip
+"""What every version wrote into a summary."""
+_ANSWERS = (
+    "protocol", "ways", "shots", "tasks", "mean", "half_width", "class_half_width", "classes",
+)  # fmt: skip
+NEEDED_OF_ENTRIES = {
+    "banks": ("ways", "shots", "file"),
+    "models": ("label",),
+    "results": ("model", "per_class", *_ANSWERS),
+    "differences": ("a", "b", "real", "real_across_classes", "words", *_ANSWERS),
+}
+"""And into each entry of its lists."""
 
 
 @dataclass(frozen=True)
@@ -188,9 +205,39 @@ def write_summary(summary: Mapping[str, Any], out: Location) -> None:
 
 
 def read_summary(stage_path: Location) -> dict[str, Any]:
-    """Return the summary of an evaluate stage."""
-    summary: dict[str, Any] = json.loads((stage_path / SUMMARY).read_text())
+    """Return the summary of an evaluate stage, also of one run by an older version.
+
+    Older ones know no races and no protocols' settings, and no entry of theirs is a bound.
+
+    Raises:
+        StageError: the file is missing, cut short, or lacks what every version wrote.
+    """
+    try:
+        summary = json.loads((stage_path / SUMMARY).read_text())
+    except (FewShotError, ValueError) as error:
+        raise _unreadable(stage_path, str(error)) from None
+    if not isinstance(summary, dict):
+        raise _unreadable(stage_path, "not a JSON object")
+    _require(stage_path, "", NEEDED, summary)
+    for part, names in NEEDED_OF_ENTRIES.items():
+        for entry in summary[part]:
+            _require(stage_path, f"an entry of {part} ", names, entry)
+    for entry in (*summary["results"], *summary["differences"]):
+        entry.setdefault("class_at_most", False)
     return summary
+
+
+def _require(stage_path: Location, what: str, names: Iterable[str], there: Any) -> None:
+    missing = sorted(set(names) - there.keys()) if isinstance(there, dict) else sorted(names)
+    if missing:
+        raise _unreadable(stage_path, f"{what}has no {', '.join(missing)}")
+
+
+def _unreadable(stage_path: Location, reason: str) -> StageError:
+    return StageError(
+        f"{stage_path}: {SUMMARY} is not that of an evaluation: {reason}; delete {stage_path} and "
+        "run the recipe again"
+    )
 
 
 def _setting(entry: Mapping[str, Any]) -> Setting:

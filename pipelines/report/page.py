@@ -79,7 +79,7 @@ def evaluation(summary: Mapping[str, Any]) -> dict[str, Any]:
                 "setting": str(setting),
                 "chance": 100 / setting.ways,
                 "rows": rows,
-                "at_most": [entry.get("class_at_most", False) for entry in chosen],
+                "at_most": [entry["class_at_most"] for entry in chosen],
                 "chart": Markup(interval_chart(rows)),
                 "differences": [d for d in summary["differences"] if _setting(d) == setting],
             }

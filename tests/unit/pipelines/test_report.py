@@ -2,11 +2,17 @@
 
 import json
 import re
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from data_shards.location import Location
+from fsl.errors import StageError
+from pipelines.accuracies import SUMMARY, read_summary
+from pipelines.compare import compare
 from pipelines.report.charts import interval_chart, line_chart
 from pipelines.report.history import history
 from tests.finished_run import FinishedRun, whole_run
@@ -97,6 +103,72 @@ def test_what_is_missing_is_said_in_a_sentence(tmp_path: Path) -> None:
     assert "No sample episode: no trained model was evaluated." in page
     assert "No patch matches: the recipe has no supervised stage (smkd)." in page
     assert 'id="patches"' not in page
+
+
+def older(place: Location, protocols: bool) -> None:
+    """Turn a summary into one from before races, or from before the settings of protocols."""
+    summary = json.loads((place / SUMMARY).read_text())
+    if not protocols:
+        del summary["protocols"]
+        summary["classifier_epochs"] = 301
+    for entry in (*summary["results"], *summary["differences"]):
+        del entry["class_at_most"]
+    (place / SUMMARY).write_text(json.dumps(summary))
+
+
+@pytest.mark.parametrize("protocols", [True, False])
+def test_results_of_older_versions_are_shown_and_compared(protocols: bool, tmp_path: Path) -> None:
+    run = FinishedRun(tmp_path)
+    run.shards()
+    run.model("pretrain", "masked_distillation", ["shards"])
+    settings: dict[str, object] = {"tasks": 6, "baselines": ["pixels"], "shots": [1], "queries": 5}
+    place = run.run("evaluate", "evaluate", settings, ["shards", "pretrain"]).path
+    told = read_summary(place)
+    older(place, protocols)
+    assert read_summary(place)["results"] == told["results"]
+    run.run("report", "report", {}, ["evaluate"])
+    page = (tmp_path / "report.html").read_text()
+    assert told["differences"][0]["words"][1:] in page
+    (panel,) = compare([place]).panels
+    assert {row.name: row.mean.mean for row in panel.rows} == {
+        entry["model"]: pytest.approx(entry["mean"]) for entry in told["results"]
+    }
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda summary: summary.pop("banks"), "has no banks"),
+        (lambda summary: summary["results"][0].pop("mean"), "an entry of results has no mean"),
+        (lambda summary: summary["differences"].append(3), "an entry of differences has no a, b,"),
+    ],
+)
+def test_a_summary_that_no_version_wrote_is_refused_in_one_message(
+    damage: Callable[[Any], object], reason: str, tmp_path: Path
+) -> None:
+    run = FinishedRun(tmp_path)
+    run.shards()
+    settings: dict[str, object] = {"tasks": 4, "baselines": ["pixels"], "shots": [1], "queries": 5}
+    place = run.run("evaluate", "evaluate", settings, ["shards"]).path
+    whole = json.loads((place / SUMMARY).read_text())
+    damage(whole)
+    text = json.dumps(whole)
+    for content, words in (
+        (text, reason),
+        (text[:50], "Unterminated string"),
+        ("[]", "not a JSON"),
+    ):
+        (place / SUMMARY).write_text(content)
+        message = (
+            f"{place}: summary.json is not that of an evaluation: {words}.*; delete {place} and"
+        )
+        with pytest.raises(StageError, match=message):
+            run.run("report", "report", {}, ["evaluate"])
+        with pytest.raises(StageError, match=message):
+            compare([place])
+    (place / SUMMARY).delete()
+    with pytest.raises(StageError, match=r"is not that of an evaluation: .*summary.json"):
+        run.run("report", "report", {}, ["evaluate"])
 
 
 def test_history_finds_all_that_a_result_was_made_from(tmp_path: Path) -> None:
