@@ -26,8 +26,8 @@ REPEATS = 50
 """Suggestions in a row that were tried before: the space is used up."""
 IMPOSSIBLE = 100
 """Suggestions in a row that contradict each other."""
-SAME_FAULT = 3
-"""Trials in a row, and no other before, that fail for the same reason: it is not theirs."""
+SAME_FAULT = {str(Outcome.FAILED): 3, str(Outcome.INFEASIBLE): 8}
+"""So many trials, and no others, that end for the same reason: it is not their settings."""
 
 
 class Ledger:
@@ -135,12 +135,14 @@ class Ledger:
     def refuse_hopeless(self) -> None:
         """Raise StageError when all there was so far is the same failure."""
         ended = [trial for trial in own_trials(self.study) if trial.state.is_finished()]
-        reasons = {trial.user_attrs.get("reason") for trial in ended}
-        failed = all(trial.user_attrs.get("outcome") == Outcome.FAILED for trial in ended)
-        if len(ended) >= SAME_FAULT and failed and len(reasons) == 1:
+        reasons = {(t.user_attrs.get("outcome"), t.user_attrs.get("reason")) for t in ended}
+        if len(reasons) != 1:
+            return
+        outcome, reason = reasons.pop()
+        if len(ended) >= SAME_FAULT.get(outcome or "", len(ended) + 1):
             raise StageError(
                 f"the first {len(ended)} trials failed for the same reason, so the sweep ends: "
-                f"{reasons.pop()}"
+                f"{reason}"
             )
 
     def _again(self, trial: FrozenTrial) -> TrialJob | None:

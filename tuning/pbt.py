@@ -7,7 +7,6 @@ restored, and the members go on from its checkpoints.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,6 +28,7 @@ from tuning.ranges import distribution, encoded, ends
 from tuning.resources import concurrency, need_of, start_ray
 from tuning.space import Space
 from tuning.store import StudyStore
+from tuning.tuner import prepare_tune
 
 MEMBERS, SNAPSHOTS = "population", "tune"
 
@@ -53,8 +53,7 @@ def run_population(config: StudyConfig, space: Space, store: StudyStore) -> None
     start_ray(config)
     need = need_of(config, space)
     folder = config.root.local / SNAPSHOTS
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    prepare_tune()
     trainable = tune.with_resources(Member, dict(need.trial))
     domains = {dimension.name: tune_domain(dimension.domain) for dimension in branch.dimensions}
     if tune.Tuner.can_restore(str(folder / "sweep")):

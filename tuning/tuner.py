@@ -13,6 +13,13 @@ from ray.tune.experiment import Trial
 from tuning.searcher import StudyScheduler, StudySearcher
 
 
+def prepare_tune() -> None:
+    """Set what Tune reads from the environment."""
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # ours are in `loggers`
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one prints whatever `verbose` is
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # recipes name their data relative to here
+
+
 def drive(
     searcher: StudySearcher,
     trainable: Any,
@@ -29,8 +36,7 @@ def drive(
         retries: restarts of a trial whose process died.
         watchers: told of all that happens.
     """
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # ours are in `loggers`
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one prints whatever `verbose` is
+    prepare_tune()
     with tempfile.TemporaryDirectory(prefix="fewshot-tune-", ignore_cleanup_errors=True) as scratch:
         tuner = tune.Tuner(
             trainable,

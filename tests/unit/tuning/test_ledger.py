@@ -193,10 +193,13 @@ def test_a_process_that_keeps_dying_fails_its_trial_and_memory_tells_why(tmp_pat
         assert ledger.study.trials[second].user_attrs["outcome"] == "infeasible"
 
 
-def test_the_same_failure_in_all_first_trials_ends_the_sweep(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("outcome", "count"), [(Outcome.FAILED, 3), (Outcome.INFEASIBLE, 8)])
+def test_the_same_failure_in_all_first_trials_ends_the_sweep(
+    tmp_path: Path, outcome: Outcome, count: int
+) -> None:
     with opened(tmp_path, budget={"trials": 9}) as ledger:
-        for _ in range(3):
+        for _ in range(count):
             ledger.refuse_hopeless()
-            ledger.finish(ask(ledger), TrialNews(Outcome.FAILED, reason="disk is full"))
-        with pytest.raises(StageError, match="first 3 trials failed .* disk is full"):
+            ledger.finish(ask(ledger), TrialNews(outcome, reason="disk is full"))
+        with pytest.raises(StageError, match=f"first {count} trials failed .* disk is full"):
             ledger.refuse_hopeless()
