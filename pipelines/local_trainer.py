@@ -10,7 +10,6 @@ from contextlib import contextmanager
 
 import torch
 
-from fsl.errors import StageError
 from pipelines.follow import Follower
 from pipelines.memory import memory_explained
 from pipelines.progress import ProgressLine
@@ -23,15 +22,9 @@ def run_here(spec: TrainSpec, total_steps: int) -> None:
     """Train to the end, from the stage's last checkpoint if it has one.
 
     Raises:
-        StageError: the run directory is not on this machine's disk.
         OutOfMemoryError: the device is too small for the settings.
         TrainingStopped: the watcher around this call ended it.
     """
-    if spec.out.local is None:
-        raise StageError(
-            f"cluster.launcher: local keeps checkpoints on this machine's disk, not in {spec.out}; "
-            "use launcher: ray, or a run_dir on disk"
-        )
     cluster = spec.config.cluster
     gpu = torch.cuda.is_available() if cluster.gpu == "auto" else cluster.gpu
     session = LocalSession(

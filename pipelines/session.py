@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -42,7 +43,7 @@ class LocalSession:
     """Training without Ray, in this process (or several that the caller has connected).
 
     Args:
-        out: the stage's directory, on this disk.
+        out: the stage's directory.
         keep: checkpoints that stay, besides the last one.
         rank: this process among `world_size`.
         world_size: number of processes; more than one needs a process group.
@@ -67,7 +68,13 @@ class LocalSession:
     def last_checkpoint(self) -> Iterator[Path | None]:
         """Yield the directory of the newest whole checkpoint."""
         found = list(find_checkpoints(self.out))
-        yield (self.out / DIRECTORY / found[-1]).local if found else None
+        place = self.out / DIRECTORY / found[-1] if found else None
+        if place is None or place.local is not None:
+            yield None if place is None else place.local
+            return
+        with tempfile.TemporaryDirectory(prefix="fewshot-") as folder:
+            place.download(Path(folder))
+            yield Path(folder)
 
     def save(self, directory: Path | None, name: str, metrics: Mapping[str, float]) -> None:
         """Copy the checkpoint into the stage's directory and drop what need not be kept."""

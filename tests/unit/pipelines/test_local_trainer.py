@@ -7,12 +7,11 @@ import torch
 
 from data_shards.location import Location
 from data_shards.manifest import ShardSet
-from fsl.errors import ConfigError, StageError
-from pipelines.checkpoint import find_checkpoints
-from pipelines.local_trainer import run_here
+from fsl.errors import ConfigError
 from pipelines.stage import StageResult
 from pipelines.stages.train import TrainStage
-from tests.toy_training import toy_config, toy_shards, toy_spec
+from pipelines.watch import Report, TrainingStopped, watching
+from tests.toy_training import toy_config, toy_shards
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +35,21 @@ def test_a_stage_trains_without_ray_and_again_does_nothing(
     assert stage.run(inputs, out) == metrics
 
 
-def test_a_bucket_is_refused(shards: ShardSet, tmp_path: Path) -> None:
-    spec = toy_spec(toy_config(), shards, tmp_path / "out")
-    object.__setattr__(spec, "out", Location.parse("s3://bucket/run?region=us-east-1"))
-    with pytest.raises(StageError, match="not in s3://bucket/run"):
-        run_here(spec, 18)
-    assert not find_checkpoints(Location.parse(tmp_path / "out"))
+def test_a_run_in_a_bucket_goes_on_where_it_was_stopped(
+    shards: ShardSet, tmp_path: Path, s3_root: str
+) -> None:
+    config = toy_config(cluster__launcher="local", data__cache="decoded")
+    inputs = {"shards": StageResult("shards", "write_shards", "0" * 64, shards.root, {})}
+    here, there = Location.parse(tmp_path / "train-0000"), Location.parse(s3_root) / "train-0000"
+    whole = TrainStage(config).run(inputs, here)
+    with pytest.raises(TrainingStopped), watching(lambda report: report.epoch < 2):
+        TrainStage(config).run(inputs, there)
+    reports: list[Report] = []
+    with watching(lambda report: not reports.append(report)):  # type: ignore[func-returns-value]
+        numbers = TrainStage(config).run(inputs, there)
+    assert [report.epoch for report in reports] == [3]
+    assert numbers["val_accuracy"] == whole["val_accuracy"]
+    assert numbers["loss"] == whole["loss"]
 
 
 def test_several_workers_need_ray() -> None:
