@@ -99,17 +99,15 @@ class Ledger:
         self._tally(number, news)
         if news.value is None or len(self.config.goals) > 1:
             return False
-        trial = self._trials[number]
-        frozen = self._frozen(number)
-        if news.percent not in frozen.intermediate_values:
-            trial.report(news.value, news.percent)
+        self._plot(number, news)
         self.store.sync()
-        return news.percent < 100 and bool(trial.should_prune())
+        return news.percent < 100 and bool(self._trials[number].should_prune())
 
     def finish(self, number: int, news: TrialNews) -> None:
         """Close a trial that ended by itself."""
         assert news.outcome is not None
         self._tally(number, news)
+        self._plot(number, news)
         values, outcome, reason = news.values, news.outcome, news.reason
         if outcome is Outcome.COMPLETE and not all(map(math.isfinite, values or [math.nan])):
             values, outcome, reason = None, Outcome.INFEASIBLE, f"goals are not finite: {values}"
@@ -193,6 +191,17 @@ class Ledger:
         elif budget.device_hours is not None and hours >= budget.device_hours:
             self.over = f"{budget.device_hours:g} device hours were used"
         return bool(self.over)
+
+    def _plot(self, number: int, news: TrialNews) -> None:
+        """Write down the values on the way that are not there yet."""
+        if len(self.config.goals) > 1:
+            return
+        known = self._frozen(number).intermediate_values
+        points = {int(percent): value for percent, value in news.curve.items()}
+        if news.value is not None:
+            points[news.percent] = news.value
+        for percent in sorted(points.keys() - known.keys()):
+            self._trials[number].report(points[percent], percent)
 
     def _tally(self, number: int, news: TrialNews) -> None:
         """Add this attempt's cost to that of the earlier ones."""

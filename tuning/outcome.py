@@ -77,6 +77,7 @@ class TrialNews:
         stage: label of the stage at work.
         percent: of that stage's training that is done, 0 to 100.
         value: validation accuracy at this point, of the objective stage only.
+        curve: such values by percent, of earlier attempts too, up to this point.
         values: the goals' numbers, when complete.
         epochs: of the objective stage that are trained.
         seconds: wall time of this attempt.
@@ -92,6 +93,7 @@ class TrialNews:
     stage: str = ""
     percent: int = 0
     value: float | None = None
+    curve: Mapping[str, float] = field(default_factory=dict)
     values: Sequence[float] | None = None
     epochs: float = 0.0
     seconds: float = 0.0

@@ -18,8 +18,11 @@ from dataclasses import replace
 
 import torch
 
+from data_shards.location import Location
 from fsl.config import build
 from fsl.errors import ConfigError, FewShotError, NonFiniteError, OutOfMemoryError
+from pipelines.checkpoint import SCORE
+from pipelines.metric_log import read_metrics
 from pipelines.runner import PipelineConfig, StageEvent, run_pipeline
 from pipelines.watch import Report, TrainingStopped, watching
 from tuning.outcome import Outcome, TrialJob, TrialNews
@@ -68,13 +71,16 @@ class PipelineWork:
         outcome, reason = Outcome.COMPLETE, ""
         try:
             config = build(PipelineConfig, self.job.recipe)
+            self.root = config.root
             with watching(self._watch):
                 results = run_pipeline(config, self._on_event, shared=True)
-            metrics = dict(results[self.job.objective].metrics)
+            judged_stage = results[self.job.objective]
+            metrics = dict(judged_stage.metrics)
             self.news = replace(
                 self.news,
                 percent=100,
                 metrics=metrics,
+                curve=curve(judged_stage.path, int(metrics["steps"])),
                 values=[metrics[name] for name in self.job.metrics],
             )
         except TrainingStopped:
@@ -94,14 +100,19 @@ class PipelineWork:
 
     def _watch(self, report: Report) -> bool:
         """Pass a validation on, and wait for the verdict."""
-        percent = round(100 * report.step / report.total_steps)
+        percent = percent_of(report.step, report.total_steps)
         self.news = replace(self.news, stage=report.label, percent=percent, value=None)
         if report.label == self.job.objective:
             metrics = dict(report.metrics)
             if metrics.get("collapsed"):
                 raise Collapsed
-            value = metrics.get("val_accuracy")
-            self.news = replace(self.news, metrics=metrics, value=value, epochs=report.epoch)
+            self.news = replace(
+                self.news,
+                metrics=metrics,
+                value=metrics.get(SCORE),
+                curve=curve(self.root / self.news.stages[report.label], report.total_steps),
+                epochs=report.epoch,
+            )
         self._report(self.news)
         self._may_go_on.acquire()
         self.news = replace(self.news, value=None)
@@ -110,6 +121,23 @@ class PipelineWork:
     def _report(self, news: TrialNews) -> None:
         seconds = time.monotonic() - self._begun
         self._reports.put(replace(news, seconds=seconds, device_seconds=seconds * self.job.devices))
+
+
+def curve(stage: Location, total_steps: int) -> dict[str, float]:
+    """Return the validation accuracies of a train stage by percent of its training, as text.
+
+    An attempt that was killed may have got further than it could tell.
+    """
+    return {
+        str(percent_of(line["step"], total_steps)): line["accuracy"]
+        for line in read_metrics(stage)
+        if line["kind"] == "validation"
+    }
+
+
+def percent_of(step: int, total_steps: int) -> int:
+    """Return how much of a training is done, 1 to 100."""
+    return max(1, round(100 * step / total_steps))
 
 
 def release_memory() -> None:

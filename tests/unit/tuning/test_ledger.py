@@ -132,6 +132,15 @@ def test_pruning_after_a_kill_knows_what_came_before_it(tmp_path: Path) -> None:
         assert ledger.record(ask(ledger), TrialNews(percent=25, value=0.1)) is True
 
 
+def test_what_an_earlier_attempt_could_not_tell_any_more_is_written_down(tmp_path: Path) -> None:
+    with opened(tmp_path) as ledger:
+        ledger.record(ask(ledger), TrialNews(percent=25, value=0.4, curve={"25": 0.4}))
+    with opened(tmp_path) as ledger:
+        number = ask(ledger)
+        ledger.finish(number, done(0.6, curve={"25": 0.4, "50": 0.6, "100": 0.5}))
+        assert ledger.study.trials[number].intermediate_values == {25: 0.4, 50: 0.6, 100: 0.5}
+
+
 def test_costs_of_all_attempts_are_added_up(tmp_path: Path) -> None:
     with opened(tmp_path) as ledger:
         number = ask(ledger)

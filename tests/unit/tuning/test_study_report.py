@@ -303,6 +303,10 @@ def test_a_run_that_learned_nothing_does_not_flatten_the_scale() -> None:
     assert limits([], maximize=True) == (0.0, 1.0)
 
 
+def test_differences_of_a_tenth_of_a_percent_do_not_fill_a_chart() -> None:
+    assert limits([72.4, 72.7], maximize=True, least=2.0) == pytest.approx((71.55, 73.55))
+
+
 def test_places_and_ticks_of_settings() -> None:
     rate = scale_of("optim.lr", FloatDistribution(3e-4, 1e-2, log=True))
     assert rate.place(3e-4) == 0

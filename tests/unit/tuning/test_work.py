@@ -60,6 +60,8 @@ def test_a_trial_that_is_run_again_ends_the_same_without_training(tmp_path: Path
     again = everything(PipelineWork(job(tmp_path)))
     assert len(again) == 1
     assert again[0].values == first.values
+    assert again[0].curve == first.curve
+    assert list(first.curve) == ["25", "50", "75", "100"]
     assert list(again[0].ran) == []
 
 
