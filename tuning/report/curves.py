@@ -6,7 +6,17 @@ from matplotlib.lines import Line2D
 
 from pipelines.report.charts import INK
 from tuning.report.history import colour_of, titles
-from tuning.report.paper import GREY, PAPER, Drawing, axes_of, drawing, fade, grid, limits, link_of
+from tuning.report.paper import (
+    GREY,
+    PAPER,
+    Drawing,
+    axes_of,
+    drawing,
+    fade,
+    grid,
+    link_of,
+    scale_limits,
+)
 from tuning.report.view import StudyView
 
 KEY = (
@@ -40,9 +50,8 @@ def learning_curves(view: StudyView) -> Drawing | None:
             look |= {"marker": "o", "ms": 3}
         (line,) = axes.plot(percents, values, **look)
         line.set_url(link_of(trial.number))
-    ends = [goal.factor * trial.curve[-1][1] for trial in trials]
-    starts = [goal.factor * trial.curve[0][1] for trial in trials]
-    axes.set_ylim(*limits([*ends, *starts], goal.maximize))
+    ends = [trial.curve[at][1] for trial in trials for at in (0, -1)]
+    axes.set_ylim(*scale_limits(goal, ends))
     axes.set_xlabel("percent of the training")
     axes.set_ylabel(goal.title)
     axes.set_xlim(0, 101)

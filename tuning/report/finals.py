@@ -18,9 +18,8 @@ from tuning.report.paper import GREY, Drawing, axes_of, drawing, grid, points
 from tuning.report.view import StudyView
 
 CURSE = (
-    "The best of many trials looks better in the search than it is: of equally good trials the "
-    "search prefers the one that was luckiest with the search's tasks (the winner's curse). Only "
-    "the fresh tasks, the same for all finalists, say how good they are."
+    "Of equally good trials the search prefers the one that was luckiest with its tasks (the "
+    "winner's curse). Only fresh tasks, the same for all finalists, say how good they are."
 )
 KEY = (
     "Dot: accuracy on the fresh tasks, line: 95 % over tasks, bar: 95 % over classes; blue: cannot "

@@ -9,7 +9,17 @@ from matplotlib.ticker import MaxNLocator
 
 from pipelines.report.charts import COLOURS, INK
 from tuning.outcome import Outcome
-from tuning.report.paper import GREY, RED, Drawing, axes_of, drawing, fade, grid, limits, points
+from tuning.report.paper import (
+    GREY,
+    RED,
+    Drawing,
+    axes_of,
+    drawing,
+    fade,
+    grid,
+    points,
+    scale_limits,
+)
 from tuning.report.view import StudyView, TrialView
 from tuning.report.words import Measure
 from tuning.words import OUTCOME_WORDS
@@ -62,10 +72,8 @@ def _chart(view: StudyView, at: int, goal: Measure) -> Drawing:
     figure, axes = axes_of(10.6, 3.1)
     done = [trial for trial in view.trials if trial.values]
     partial = [t for t in view.trials if at == 0 and t.curve and not t.values]
-    shown = [goal.factor * trial.values[at] for trial in done]
-    shown += [goal.factor * trial.curve[-1][1] for trial in partial]
-    shown += [goal.factor * trial.values[at] for trial in view.known if trial.values]
-    low, high = limits(shown, goal.maximize)
+    shown = [trial.values[at] for trial in [*done, *view.known] if trial.values]
+    low, high = scale_limits(goal, [*shown, *(trial.curve[-1][1] for trial in partial)])
     axes.set_ylim(low, high)
     axes.set_xlim(-0.8, max(trial.number for trial in view.trials) + 0.8)
     several = len(view.recipes) > 1

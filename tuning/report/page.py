@@ -77,6 +77,7 @@ def render(root: Location, config: StudyConfig, study: optuna.Study) -> str:
         stages=stage_rows(view),
         outcome_words=outcome_words,
         counted=counted,
+        listed=listed,
         table=_table(view),
         study_yaml=yaml.safe_dump(_short(config), sort_keys=False, allow_unicode=True),
     )  # fmt: skip

@@ -12,6 +12,7 @@ from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 from pipelines.report.charts import INK, blank_figure, to_svg
+from tuning.report.words import Measure
 
 PAPER = "#fdfefc"
 """Stands for the colour behind a chart until the SVG is written."""
@@ -84,10 +85,20 @@ def fade(count: int) -> float:
     return min(1.0, CROWD / max(count, 1))
 
 
-def limits(values: Sequence[float], maximize: bool) -> tuple[float, float]:
+def scale_limits(goal: Measure, values: Sequence[float]) -> tuple[float, float]:
+    """Return the ends of the scale for values of a goal, in its unit."""
+    return limits([goal.factor * value for value in values], goal.maximize, goal.least)
+
+
+def limits(values: Sequence[float], maximize: bool, least: float = 0.0) -> tuple[float, float]:
     """Return the ends of a scale on which good values can be told apart.
 
     A few very bad values, as of a run that learned nothing, are left outside.
+
+    Args:
+        values: what is to be shown.
+        maximize: whether more is better.
+        least: the scale is at least so long.
     """
     found = np.asarray(values, dtype=float)
     if not found.size:
@@ -97,5 +108,6 @@ def limits(values: Sequence[float], maximize: bool) -> tuple[float, float]:
         low = float(found[found >= middle - FAR * (high - middle)].min())
     elif not maximize and low < middle:
         high = float(found[found <= middle + FAR * (middle - low)].max())
-    pad = 0.06 * (high - low) or 0.01 * abs(high) or 1.0
+    short = max(0.0, least - (high - low)) / 2
+    pad = max(short, 0.06 * (high - low)) or 0.01 * abs(high) or 1.0
     return low - pad, high + pad

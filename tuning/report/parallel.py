@@ -24,8 +24,8 @@ from tuning.report.paper import (
     axes_of,
     drawing,
     fade,
-    limits,
     link_of,
+    scale_limits,
 )
 from tuning.report.scale import Scale
 from tuning.report.view import RUNNING, StudyView, TrialView
@@ -67,8 +67,7 @@ def parallel(view: StudyView, recipe: str, scales: Sequence[Scale]) -> Drawing |
             places = _places(trial, rows, shifts)
             _draw(axes, trial, places, goals, edgecolor=colour, lw=0.9, alpha=0.45 * strong**0.5)
     spans = [
-        limits([m.factor * t.values[at] for t in done], m.maximize)
-        for at, m in enumerate(view.measures)
+        scale_limits(m, [trial.values[at] for trial in done]) for at, m in enumerate(view.measures)
     ]
     leaders = view.leaders(recipe)
     for rank, trial in reversed(list(enumerate(done))):

@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 
 from pipelines.report.charts import INK
 from tuning.report.history import colour_of, titles
-from tuning.report.paper import Drawing, axes_of, drawing, grid, limits, points
+from tuning.report.paper import Drawing, axes_of, drawing, grid, points, scale_limits
 from tuning.report.view import StudyView, TrialView
 
 KEY = "Full dots: on the front, with their number. Faint dots: another trial beats them."
@@ -24,8 +24,8 @@ def pareto(view: StudyView) -> list[Drawing]:
 def _chart(view: StudyView, x: int, y: int) -> Drawing:
     figure, axes = axes_of(7.2, 4.0)
     across, up = view.measures[x], view.measures[y]
-    axes.set_xlim(*limits([across.factor * t.values[x] for t in view.complete], across.maximize))
-    axes.set_ylim(*limits([up.factor * t.values[y] for t in view.complete], up.maximize))
+    axes.set_xlim(*scale_limits(across, [trial.values[x] for trial in view.complete]))
+    axes.set_ylim(*scale_limits(up, [trial.values[y] for trial in view.complete]))
     front = {trial.number for trial in view.front}
     for recipe in view.recipes:
         own = [trial for trial in view.complete if trial.recipe == recipe]

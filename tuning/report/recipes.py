@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from tuning.report.history import colour_of, titles
-from tuning.report.paper import Drawing, axes_of, drawing, grid, limits, points
+from tuning.report.paper import Drawing, axes_of, drawing, grid, points, scale_limits
 from tuning.report.view import StudyView, TrialView
 
 
@@ -55,8 +55,7 @@ def strip(view: StudyView, rows: list[RecipeRow]) -> Drawing:
     """Return the values of all complete trials, a line per recipe."""
     figure, axes = axes_of(6.2, 0.7 + 0.34 * len(rows))
     goal = view.measure
-    everything = [goal.factor * trial.values[0] for trial in view.trials if trial.values]
-    low, high = limits(everything, goal.maximize)
+    low, high = scale_limits(goal, [trial.values[0] for trial in view.trials if trial.values])
     axes.set_xlim(low, high)
     for place, row in enumerate(rows):
         own = [trial for trial in view.of(row.label) if trial.values]

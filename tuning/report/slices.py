@@ -7,7 +7,17 @@ from typing import Any
 
 from pipelines.report.charts import INK
 from tuning.report.history import colour_of, titles
-from tuning.report.paper import GREY, RED, Drawing, axes_of, drawing, fade, grid, limits, points
+from tuning.report.paper import (
+    GREY,
+    RED,
+    Drawing,
+    axes_of,
+    drawing,
+    fade,
+    grid,
+    points,
+    scale_limits,
+)
 from tuning.report.scale import Scale
 from tuning.report.view import StudyView, TrialView
 
@@ -40,7 +50,7 @@ def _chart(view: StudyView, recipe: str, scale: Scale, at: int) -> Drawing:
     goal = view.measures[at]
     trials = [trial for trial in view.of(recipe) if scale.key in trial.settings]
     done = [trial for trial in trials if trial.values]
-    low, high = limits([goal.factor * trial.values[at] for trial in done], goal.maximize)
+    low, high = scale_limits(goal, [trial.values[at] for trial in done])
     lane = LANE * (high - low)
     across = _places(scale, trials)
     colour = colour_of(view, recipe)

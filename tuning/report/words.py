@@ -19,6 +19,7 @@ class Measure:
         factor: from the number as stored to the unit of `title`.
         unit: after a number.
         digits: after the point; None: three significant ones.
+        least: length of a scale, in the unit, on which differences are still worth seeing.
         maximize: whether more is better.
     """
 
@@ -28,6 +29,7 @@ class Measure:
     factor: float
     unit: str
     digits: int | None
+    least: float
     maximize: bool
 
     def number(self, value: float) -> str:
@@ -47,10 +49,10 @@ class Measure:
 
 
 SHOWN = {
-    "val_accuracy": ("validation accuracy in %", "accuracy in %", 100.0, "%", 1),
-    "images_per_second": ("images per second", "images/s", 1.0, "images/s", None),
-    "cpu_minutes": ("CPU minutes", "CPU min", 1.0, "CPU min", None),
-    "step_seconds": ("time of a step in ms", "ms per step", 1000.0, "ms", None),
+    "val_accuracy": ("validation accuracy in %", "accuracy in %", 100.0, "%", 1, 2.0),
+    "images_per_second": ("images per second", "images/s", 1.0, "images/s", None, 0.0),
+    "cpu_minutes": ("CPU minutes", "CPU min", 1.0, "CPU min", None, 0.0),
+    "step_seconds": ("time of a step in ms", "ms per step", 1000.0, "ms", None, 0.0),
 }
 
 
