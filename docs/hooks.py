@@ -23,10 +23,13 @@ from fsl.method import METHODS
 from fsl.registry import Registry
 from fsl.settings_table import Setting, settings
 from pipelines.stage import STAGES
+from tuning.pruners import PRUNERS
+from tuning.samplers import SAMPLERS
 
 ROOT = Path(__file__).parents[1]
 REGISTRIES: dict[str, Registry[Any]] = {
-    registry.kind: registry for registry in (METHODS, BACKBONES, HEADS, SOURCES, STAGES)
+    registry.kind: registry
+    for registry in (METHODS, BACKBONES, HEADS, SOURCES, STAGES, SAMPLERS, PRUNERS)
 }
 SETTINGS = re.compile(r"<!-- settings: (\w+) (\w+|\*) -->")
 INCLUDE = re.compile(r"<!-- include: (\S+) -->")

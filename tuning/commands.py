@@ -70,9 +70,13 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _check(config: StudyConfig) -> int:
+    from tuning.finalists import check_finalists  # noqa: PLC0415
     from tuning.space import build_space, describe  # noqa: PLC0415
 
-    print(describe(build_space(config)))
+    space = build_space(config)
+    space.check_plans()
+    check_finalists(space, config)
+    print(describe(space))
     return 0
 
 
