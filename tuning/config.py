@@ -170,6 +170,8 @@ class StudyConfig(Section):
                 raise ValueError(f"population: compares {SCORE}, so it must be the only goal")
             if len(self.recipes) > 1:
                 raise ValueError("population: its trials copy each other; name one recipe")
+            if self.loggers != LoggersConfig():
+                raise ValueError("loggers: a population is not followed by services; remove them")
         if len(self.recipes) > 1 and not self.sampler.conditional:
             raise ValueError(
                 f"sampler: {self.sampler.name} cannot search several recipes, whose settings "

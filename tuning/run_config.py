@@ -76,7 +76,7 @@ class MlflowConfig(Section):
     """Trials as runs of MLflow."""
 
     tracking_uri: str | None = None
-    """Server or directory; null: as MLFLOW_TRACKING_URI says."""
+    """Server, or a file such as sqlite:///mlflow.db; null: as MLFLOW_TRACKING_URI says."""
     experiment: str | None = None
     """Name of the experiment; null: the study's."""
 

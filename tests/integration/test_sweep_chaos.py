@@ -93,7 +93,7 @@ def torment(study: Path, kills: int, trials: int, seed: int, limit: float) -> Sw
     try:
         while True:
             assert time.monotonic() - began < limit, sweep.log()
-            time.sleep(dice.uniform(1, 6))
+            time.sleep(dice.uniform(0.5, 3))
             done = finished(study)
             if left and done >= seen and done < trials:
                 drive = dice.random() < 0.5
@@ -107,6 +107,7 @@ def torment(study: Path, kills: int, trials: int, seed: int, limit: float) -> Sw
                 seen = done + (dice.random() < 0.6)  # let a trial end before the next blow
             status = sweep.process.poll()
             if status == 0:
+                assert not left, "the sweep was over before it was hit often enough"
                 return sweep
             if status is not None:
                 assert status < 0, sweep.log()
@@ -149,6 +150,7 @@ def test_kills_lose_no_trial_and_repeat_none(tmp_path: Path) -> None:
         budget={"trials": 12},
         sampler={"name": "tpe", "startup_trials": 5},
         pruner={"name": "asha", "min_percent": 25, "factor": 2},
+        set={"stages.second.episodes.per_epoch": 60},
         finalists={"count": 0},
     )
     sweep = torment(study, kills=5, trials=12, seed=1, limit=1100)

@@ -63,3 +63,10 @@ def test_a_population_is_continued_with_the_settings_it_wrote(tmp_path: Path) ->
     for _ in range(2):
         with open_study(config) as store:
             assert store.study.get_trials() == []
+
+
+def test_services_do_not_follow_a_population(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="loggers: a population is not followed"):
+        load_study(
+            write_study(tmp_path, sampler="-", pruner="-", population={}, loggers={"mlflow": {}})
+        )
