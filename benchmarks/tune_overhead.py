@@ -24,6 +24,7 @@ import ray  # noqa: E402
 from ray import tune  # noqa: E402
 from tune_quality import opened  # noqa: E402
 
+from data_shards.location import Location  # noqa: E402
 from tuning.outcome import Outcome, TrialNews  # noqa: E402
 from tuning.searcher import NEWS, StudySearcher  # noqa: E402
 from tuning.tuner import drive  # noqa: E402
@@ -79,7 +80,8 @@ def main() -> None:
         ledger = opened(folder, 0, args.trials)
         searcher = StudySearcher(ledger)
         began = time.perf_counter()
-        drive(searcher, tune.with_resources(Busy, {"CPU": 1}), at_once=args.at_once)
+        trainable = tune.with_resources(Busy, {"CPU": 1})
+        drive(searcher, trainable, Location.parse(folder) / "tune", at_once=args.at_once)
         wall = time.perf_counter() - began
         spans = [
             tuple(datetime.fromisoformat(trial.user_attrs[key]) for key in ("started", "finished"))

@@ -30,6 +30,7 @@ prepare_environment()  # before Ray is imported
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
 
+from data_shards.location import Location  # noqa: E402
 from tuning.config import StudyConfig  # noqa: E402
 from tuning.journal import open_journal  # noqa: E402
 from tuning.ledger import Ledger  # noqa: E402
@@ -119,7 +120,8 @@ def through_tune(seed: int, trials: int) -> float:
     """Return the best value that our sweep finds."""
     with tempfile.TemporaryDirectory() as folder:
         ledger = opened(folder, seed, trials)
-        drive(StudySearcher(ledger), tune.with_resources(SurrogateTrial, {"CPU": 1}), at_once=2)
+        trainable = tune.with_resources(SurrogateTrial, {"CPU": 1})
+        drive(StudySearcher(ledger), trainable, Location.parse(folder) / "tune", at_once=2)
         return float(ledger.study.best_value)
 
 

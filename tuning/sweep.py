@@ -44,7 +44,14 @@ def run_trials(config: StudyConfig, space: Space, store: StudyStore) -> None:
     with LiveView(config) as view:
         trainable = tune.with_resources(PipelineTrial, dict(need.trial))
         watchers = [Watch(searcher, view, config), *callbacks(config)]
-        drive(searcher, trainable, concurrency(config, need), config.trials.retries, watchers)
+        drive(
+            searcher,
+            trainable,
+            config.root / "tune",
+            at_once=concurrency(config, need),
+            retries=config.trials.retries,
+            watchers=watchers,
+        )
 
 
 class Watch(tune.Callback):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
 from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial
 
+from data_shards.location import Location
 from tuning.searcher import StudyScheduler, StudySearcher
 
 
@@ -23,6 +23,8 @@ def prepare_tune() -> None:
 def drive(
     searcher: StudySearcher,
     trainable: Any,
+    scratch: Location,
+    *,
     at_once: int,
     retries: int = 0,
     watchers: Sequence[tune.Callback] = (),
@@ -32,34 +34,37 @@ def drive(
     Args:
         searcher: of the study.
         trainable: what runs a trial; its results carry `NEWS`.
+        scratch: a place for what Tune writes, which all nodes see; nothing in it is needed again.
         at_once: trials side by side.
         retries: restarts of a trial whose process died.
         watchers: told of all that happens.
     """
     prepare_tune()
-    with tempfile.TemporaryDirectory(prefix="fewshot-tune-", ignore_cleanup_errors=True) as scratch:
-        tuner = tune.Tuner(
-            trainable,
-            tune_config=tune.TuneConfig(
-                search_alg=searcher,
-                scheduler=StudyScheduler(searcher),
-                num_samples=-1,
-                max_concurrent_trials=at_once,
-                reuse_actors=True,
-                trial_name_creator=_name,
-                trial_dirname_creator=_name,
-            ),
-            run_config=tune.RunConfig(
-                name="sweep",
-                storage_path=scratch,  # nothing in it is needed again: the study is the record
-                verbose=0,
-                stop=Fault(searcher),
-                failure_config=tune.FailureConfig(max_failures=retries),
-                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                callbacks=list(watchers),
-            ),
-        )
-        tuner.fit()
+    scratch.delete()  # of a sweep that was killed
+    tuner = tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=StudyScheduler(searcher),
+            num_samples=-1,
+            max_concurrent_trials=at_once,
+            reuse_actors=True,
+            trial_name_creator=_name,
+            trial_dirname_creator=_name,
+        ),
+        run_config=tune.RunConfig(
+            name="sweep",
+            storage_path=scratch.path,
+            storage_filesystem=scratch.filesystem,
+            verbose=0,
+            stop=Fault(searcher),
+            failure_config=tune.FailureConfig(max_failures=retries),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            callbacks=list(watchers),
+        ),
+    )
+    tuner.fit()
+    scratch.delete()
     if searcher.fault is not None:
         raise searcher.fault
     if not searcher.book.over:  # Tune ends quietly when it is interrupted

@@ -71,6 +71,19 @@ def test_shared_stages_change_no_result(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_study_in_a_bucket_goes_on_from_there(tmp_path: Path, s3_root: str) -> None:
+    study = write_study(tmp_path, study_dir=s3_root, budget={"trials": 1}, finalists={"count": 0})
+    root = Location.parse(s3_root)
+    for trials in (1, 2):
+        assert main(["tune", str(study), f"budget.trials={trials}"]) == 0
+        _, record = read_study(root)
+        assert [trial.state for trial in own_trials(record)] == [TrialState.COMPLETE] * trials
+    assert (root / "report.html").exists()
+    assert (root / "best.yaml").exists()
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_nested_study_prunes_and_gives_its_workers_back(tmp_path: Path) -> None:
     study = write_study(
