@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -25,7 +26,7 @@ from tuning.config import StudyConfig
 from tuning.outcome import Outcome
 from tuning.population import HISTORY, Member, MemberJob, check_changeable
 from tuning.ranges import distribution, encoded, ends
-from tuning.resources import concurrency, need_of, start_ray
+from tuning.resources import concurrency, need_of, ray_for
 from tuning.space import Space
 from tuning.store import StudyStore
 from tuning.tuner import prepare_tune
@@ -50,9 +51,14 @@ def run_population(config: StudyConfig, space: Space, store: StudyStore) -> None
             "population: members keep their checkpoints on this machine's disk; use a study_dir on "
             "disk and trials.launcher: local"
         )
-    start_ray(config)
+    with ray_for(config):
+        _train(config, space, branch, job, config.root.local / SNAPSHOTS)
+    _write_down(config, branch, store)
+
+
+def _train(config: StudyConfig, space: Space, branch: Branch, job: MemberJob, folder: Path) -> None:
+    """Let Ray Tune train the members, from its last snapshot if it has one."""
     need = need_of(config, space)
-    folder = config.root.local / SNAPSHOTS
     prepare_tune()
     trainable = tune.with_resources(Member, dict(need.trial))
     domains = {dimension.name: tune_domain(dimension.domain) for dimension in branch.dimensions}
@@ -81,7 +87,6 @@ def run_population(config: StudyConfig, space: Space, store: StudyStore) -> None
     ended = [results[number].metrics or {} for number in range(len(results))]
     if not all(metrics.get("done") for metrics in ended):
         raise KeyboardInterrupt
-    _write_down(config, branch, store)
 
 
 def member_job(config: StudyConfig, branch: Branch) -> MemberJob:

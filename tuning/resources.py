@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import ray
@@ -41,12 +42,14 @@ class Need:
         return self.whole.get("GPU", 0.0) or self.whole["CPU"]
 
 
-def start_ray(config: StudyConfig) -> None:
-    """Connect to the cluster, or start one on this machine.
+@contextmanager
+def ray_for(config: StudyConfig) -> Iterator[None]:
+    """Connect to the cluster, or start one on this machine and end it afterwards.
 
     Nested trials get a dashboard: without its State API, Ray Train leaves the places of a killed
     run reserved for ever.
     """
+    ours = not ray.is_initialized()
     nested = config.trials.launcher == "ray"
     if nested and not ray.is_initialized() and not os.environ.get("RAY_ADDRESS"):
         ray.init(
@@ -58,6 +61,11 @@ def start_ray(config: StudyConfig) -> None:
             object_store_memory=OBJECT_STORE_BYTES,
         )
     connect()
+    try:
+        yield
+    finally:
+        if ours:  # what comes after the trials wants the memory
+            ray.shutdown()
 
 
 def need_of(config: StudyConfig, space: Space) -> Need:

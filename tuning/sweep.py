@@ -14,7 +14,7 @@ from tuning.ledger import Ledger
 from tuning.live import LiveView, RunningTrial
 from tuning.loggers import callbacks
 from tuning.outcome import TrialNews
-from tuning.resources import concurrency, need_of, start_ray
+from tuning.resources import concurrency, need_of, ray_for
 from tuning.searcher import NEWS, StudySearcher
 from tuning.space import Space
 from tuning.store import StudyStore
@@ -37,11 +37,10 @@ def run_trials(config: StudyConfig, space: Space, store: StudyStore) -> None:
     ledger = Ledger(config, space, store)
     if not ledger.has_more():
         return
-    start_ray(config)
-    need = need_of(config, space)
-    ledger.devices = need.devices
     searcher = StudySearcher(ledger)
-    with LiveView(config) as view:
+    with ray_for(config), LiveView(config) as view:
+        need = need_of(config, space)
+        ledger.devices = need.devices
         trainable = tune.with_resources(PipelineTrial, dict(need.trial))
         watchers = [Watch(searcher, view, config), *callbacks(config)]
         drive(

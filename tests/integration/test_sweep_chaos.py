@@ -20,11 +20,11 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 from optuna.trial import FrozenTrial, TrialState
-from tuning.store import read_study
 
 from data_shards.location import Location
 from tests.toy_study import write_study
 from tuning.outcome import own_trials
+from tuning.store import read_study
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 WORKERS = ("ray::PipelineTrial", "ray::RayTrainWorker", "ray::TrainController")
