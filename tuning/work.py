@@ -151,7 +151,7 @@ def release_memory() -> None:
 
 def judged(error: Exception) -> tuple[Outcome, str]:
     """Return what an error says of a trial: impossible settings, or a fault."""
-    for cause in causes(error):
+    for cause in reversed(list(causes(error))):  # the innermost says it without where it was found
         if isinstance(cause, Collapsed):
             return Outcome.INFEASIBLE, "the features collapsed"
         if isinstance(cause, INFEASIBLE):
