@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from fsl.errors import ConfigError, StageError
 from tuning.config import StudyConfig
-from tuning.outcome import NEVER_RUN, STATES, Outcome, TrialJob, TrialNews, own_trials
+from tuning.outcome import STATES, Outcome, TrialJob, TrialNews, own_trials
 from tuning.samplers import build_sampler
 from tuning.space import Space
 from tuning.store import StudyStore
@@ -50,9 +50,9 @@ class Ledger:
         self._trials: dict[int, optuna.Trial] = {}
         self._before: dict[int, Mapping[str, Any]] = {}  # attributes of earlier attempts
         self._interrupted = [
-            trial for trial in own_trials(self.study) if trial.state == TrialState.RUNNING
+            trial for trial in self.study.get_trials() if trial.state == TrialState.RUNNING
         ]
-        self._seen = {_identity(trial.params) for trial in own_trials(self.study)}
+        self._seen = {_identity(trial.params) for trial in own_trials(self.study) if _begun(trial)}
 
     def next(self) -> TrialJob | None:
         """Return what to run next, or None when the budget is used up or nothing is left.
@@ -60,17 +60,11 @@ class Ledger:
         Raises:
             ConfigError: the settings contradict each other wherever one looks.
         """
-        while self._interrupted:
-            job = self._again(self._interrupted.pop(0))
-            if job is not None:
-                return job
         repeats = impossible = 0
-        while not self._spent():
-            number = len(self.study.get_trials(deepcopy=False))
-            self.study.sampler = build_sampler(self.config, number)
-            trial = self.study.ask()
+        while (trial := self._ask()) is not None:
             params = self.space.suggest(trial)
-            if _identity(params) in self._seen:
+            begun = _begun(self._frozen(trial.number))
+            if not begun and _identity(params) in self._seen:
                 self._end(trial.number, Outcome.REPEAT, "asked before")
                 repeats += 1
                 if repeats == REPEATS:
@@ -143,29 +137,28 @@ class Ledger:
                 f"{reason}"
             )
 
-    def _again(self, trial: FrozenTrial) -> TrialJob | None:
-        """Hand an interrupted trial out once more."""
-        if "recipe" not in trial.user_attrs:  # killed before all its settings were known
-            self._end(trial.number, Outcome.ABANDONED, "the sweep was killed while asking")
+    def _ask(self) -> optuna.Trial | None:
+        """Return an interrupted trial or a new one; its settings may still have to be drawn."""
+        if self._interrupted:
+            trial = self._interrupted.pop(0)
+            self.study.sampler = build_sampler(self.config, trial.number)
+            return optuna.Trial(self.study, trial._trial_id)
+        if self._spent():
             return None
-        self._trials[trial.number] = optuna.Trial(self.study, trial._trial_id)
-        try:
-            job = self._job(trial.number, trial.params)
-        except ConfigError as error:
-            self._end(trial.number, Outcome.INFEASIBLE, str(error))
-            return None
-        self.restarted(trial.number)
-        return job
+        trials = self.study.get_trials(deepcopy=False)
+        number = sum(trial.state != TrialState.WAITING for trial in trials)
+        self.study.sampler = build_sampler(self.config, number)
+        return self.study.ask()
 
     def _begin(self, trial: optuna.Trial, params: Mapping[str, Any]) -> TrialJob:
+        """Hand a trial out, for the first time or once more."""
         self._trials[trial.number] = trial
         job = self._job(trial.number, params)
-        self._set(
-            trial.number,
-            attempts=1,
-            started=_now(),
-            recipe=self.space.branch_of(params).label,  # last: it marks that all is known
-        )
+        if _begun(self._frozen(trial.number)):
+            self.restarted(trial.number)
+        else:
+            recipe = self.space.branch_of(params).label
+            self._set(trial.number, started=_now(), recipe=recipe, attempts=1)
         self.store.sync()
         return job
 
@@ -246,10 +239,17 @@ class Ledger:
 
 def counts(study: optuna.Study) -> dict[str, int]:
     """Return how many trials of each outcome there are, and how many run."""
-    found = {str(outcome): 0 for outcome in Outcome if outcome not in NEVER_RUN} | {"running": 0}
+    found = {str(outcome): 0 for outcome in Outcome if outcome is not Outcome.REPEAT} | {
+        "running": 0
+    }
     for trial in own_trials(study):
         found[trial.user_attrs.get("outcome", "running")] += 1
     return found
+
+
+def _begun(trial: FrozenTrial) -> bool:
+    """Return whether a trial was handed out, and not only asked for."""
+    return "attempts" in trial.user_attrs
 
 
 def _identity(params: Mapping[str, Any]) -> str:

@@ -23,8 +23,6 @@ class Outcome(StrEnum):
     """A fault that says nothing about the settings."""
     REPEAT = "repeat"
     """Asked twice, and so never run: not a trial of the study."""
-    ABANDONED = "abandoned"
-    """The sweep was killed while it was being asked: not a trial of the study."""
 
 
 STATES = {
@@ -33,10 +31,8 @@ STATES = {
     Outcome.INFEASIBLE: TrialState.PRUNED,
     Outcome.FAILED: TrialState.FAIL,
     Outcome.REPEAT: TrialState.FAIL,
-    Outcome.ABANDONED: TrialState.FAIL,
 }
 """State in the study. Samplers learn from pruned trials, and not from failed ones."""
-NEVER_RUN = {Outcome.REPEAT, Outcome.ABANDONED}
 
 
 @dataclass(frozen=True)
@@ -122,5 +118,5 @@ def own_trials(study: optuna.Study) -> list[FrozenTrial]:
         for trial in study.get_trials(deepcopy=False)
         if trial.state != TrialState.WAITING
         and not trial.user_attrs.get("source")
-        and trial.user_attrs.get("outcome") not in NEVER_RUN
+        and trial.user_attrs.get("outcome") != Outcome.REPEAT
     ]

@@ -12,7 +12,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from tuning.config import StudyConfig
-from tuning.outcome import NEVER_RUN
+from tuning.outcome import Outcome
 from tuning.report.words import Measure, measure
 
 RUNNING = "running"
@@ -143,7 +143,7 @@ def ran(trial: FrozenTrial) -> bool:
     """Return whether a trial is to be shown: not those that never began."""
     return (
         trial.state != TrialState.WAITING
-        and trial.user_attrs.get("outcome") not in NEVER_RUN
+        and trial.user_attrs.get("outcome") != Outcome.REPEAT
         and (trial.state != TrialState.RUNNING or "recipe" in trial.user_attrs)
     )
 

@@ -39,6 +39,12 @@ def ask(ledger: Ledger) -> int:
     return job.number
 
 
+def asked(ledger: Ledger) -> dict[str, Any]:
+    """Return the settings of the next trial."""
+    number = ask(ledger)
+    return dict(ledger.study.trials[number].params)
+
+
 def test_trials_are_asked_until_the_budget_is_used_up(tmp_path: Path) -> None:
     with opened(tmp_path, budget={"trials": 3}) as ledger:
         for value in (0.1, 0.3, 0.2):
@@ -72,27 +78,59 @@ def test_a_killed_sweep_hands_its_running_trials_out_again_and_no_others(tmp_pat
 def test_a_sweep_that_is_killed_proposes_what_it_would_have_proposed(tmp_path: Path) -> None:
     (tmp_path / "whole").mkdir()
     (tmp_path / "cut").mkdir()
-    asked = {}
+    proposed = {}
     with opened(tmp_path / "whole") as ledger:
         for _ in range(4):
             ledger.finish(ask(ledger), done(0.5))
-        asked["whole"] = [trial.params for trial in ledger.study.trials]
+        proposed["whole"] = [trial.params for trial in ledger.study.trials]
     for _ in range(4):
         with opened(tmp_path / "cut") as ledger:
             ledger.finish(ask(ledger), done(0.5))
-            asked["cut"] = [trial.params for trial in ledger.study.trials]
-    assert asked["whole"] == asked["cut"]
+            proposed["cut"] = [trial.params for trial in ledger.study.trials]
+    assert proposed["whole"] == proposed["cut"]
 
 
-def test_a_trial_that_was_killed_while_being_asked_is_dropped(tmp_path: Path) -> None:
+def test_a_trial_that_was_killed_while_being_asked_is_asked_to_the_end(tmp_path: Path) -> None:
     with opened(tmp_path) as ledger:
-        ledger.study.ask()  # and no settings yet
+        ledger.study.ask().suggest_float("method.temperature", 0.1, 100.0, log=True)
+        drawn = ledger.study.trials[0].params  # killed before optim.lr
+    with opened(tmp_path) as ledger:
+        assert ask(ledger) == 0
+        trial = ledger.study.trials[0]
+        assert set(trial.params) == {"method.temperature", "optim.lr"}
+        assert trial.params["method.temperature"] == drawn["method.temperature"]
+        assert trial.user_attrs["attempts"] == 1
+        assert ask(ledger) == 1
+
+
+def test_a_point_to_try_first_is_not_lost_by_a_kill_while_asking(tmp_path: Path) -> None:
+    points = [{"optim.lr": 0.03}]
+    with opened(tmp_path, points=points) as ledger:
+        ledger.study.ask()
+    with opened(tmp_path, points=points) as ledger:
+        assert asked(ledger)["optim.lr"] == 0.03
+        assert asked(ledger)["optim.lr"] != 0.03
+
+
+def test_what_several_points_leave_open_is_not_drawn_alike(tmp_path: Path) -> None:
+    points = [{"optim.lr": 0.03}, {"optim.lr": 0.02}]
+    with opened(tmp_path, points=points) as ledger:
+        drawn = [asked(ledger)["method.temperature"] for _ in points]
+        assert drawn[0] != drawn[1]
+
+
+def test_no_trial_runs_for_ever_that_was_killed_while_it_was_closed(tmp_path: Path) -> None:
+    with opened(tmp_path) as ledger:
+        first = ask(ledger)
+        ledger.study.enqueue_trial(ledger.study.trials[first].params)
+        trial = ledger.study.ask()
+        ledger.space.suggest(trial)
+        trial.set_user_attr("outcome", "repeat")  # and killed before its state was told
     with opened(tmp_path, budget={"trials": 1}) as ledger:
-        number = ask(ledger)
-        assert number == 1
-        ledger.finish(number, done(0.5))
+        ledger.finish(ask(ledger), done(0.5))
         assert ledger.next() is None
-        assert [trial.number for trial in own_trials(ledger.study)] == [1]
+        assert not [t for t in ledger.study.trials if t.state == TrialState.RUNNING]
+        assert [t.number for t in own_trials(ledger.study)] == [first]
 
 
 def test_the_same_settings_are_never_run_twice(tmp_path: Path) -> None:
