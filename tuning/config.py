@@ -162,16 +162,6 @@ class StudyConfig(Section):
                 f"pruner: {self.pruner.name} compares {SCORE} during training, so it must be the "
                 "only goal; set pruner: {name: none}"
             )
-        if self.population is not None:
-            for name in ("sampler", "pruner"):
-                if name in self.model_fields_set:
-                    raise ValueError(f"{name}: population takes its place; remove one of the two")
-            if [goal.metric for goal in self.goals] != [SCORE]:
-                raise ValueError(f"population: compares {SCORE}, so it must be the only goal")
-            if len(self.recipes) > 1:
-                raise ValueError("population: its trials copy each other; name one recipe")
-            if self.loggers != LoggersConfig():
-                raise ValueError("loggers: a population is not followed by services; remove them")
         if len(self.recipes) > 1 and not self.sampler.conditional:
             raise ValueError(
                 f"sampler: {self.sampler.name} cannot search several recipes, whose settings "
@@ -182,6 +172,31 @@ class StudyConfig(Section):
                 f"finalists.seed: {self.seed} is the seed of the search's own tasks too; set "
                 f"finalists.seed: {self.seed + 1}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _population_alone(self) -> Self:
+        if self.population is None:
+            return self
+        for name in ("sampler", "pruner"):
+            if name in self.model_fields_set:
+                raise ValueError(f"{name}: population takes its place; remove one of the two")
+        if [goal.metric for goal in self.goals] != [SCORE]:
+            raise ValueError(f"population: compares {SCORE}, so it must be the only goal")
+        if len(self.recipes) > 1:
+            raise ValueError("population: its trials copy each other; name one recipe")
+        unused = {
+            "points": any(branch.points for branch in self.recipes.values()),
+            "budget.epochs": self.budget.epochs is not None,
+            "budget.device_hours": self.budget.device_hours is not None,
+            "trials.checkpoint_gb": self.trials.checkpoint_gb is not None,
+            "warm_start": bool(self.warm_start),
+            "finalists": self.finalists != FinalistsConfig(),
+            "loggers": self.loggers != LoggersConfig(),
+        }
+        for name, given in unused.items():
+            if given:
+                raise ValueError(f"{name}: does nothing for a population; remove it")
         return self
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ from data_shards.location import Location
 from data_shards.manifest import ShardSet
 from pipelines.checkpoint import find_checkpoints, load_model, write_pointers
 from pipelines.metric_log import read_metrics
-from pipelines.quiet import prepare_environment
 from tests import train_script
+from tests.ray_cluster import local_cluster
 from tests.toy_training import toy_features, toy_shards, weights
 
 pytestmark = [
@@ -34,19 +33,8 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
     """One cluster with two logical CPUs for all tests here."""
-    prepare_environment()
-    import ray
-
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=100_000_000,
-    )
-    yield
-    ray.shutdown()
+    with local_cluster():
+        yield
 
 
 def trained(data: Location, out: Path, workers: int, *settings: str) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from pipelines import ray_extract
 from pipelines.extraction import ExtractionCluster
 from pipelines.stages import extract_features
 from tests.finished_run import FinishedRun
+from tests.ray_cluster import local_cluster
 
 pytestmark = [
     pytest.mark.ray,
@@ -32,18 +32,8 @@ SETTINGS = {"batch_size": 13, "cluster": {"workers": 2, "gpu": "auto"}}
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
     """One cluster with two logical CPUs for all tests here."""
-    import ray
-
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=100_000_000,
-    )
-    yield
-    ray.shutdown()
+    with local_cluster():
+        yield
 
 
 @pytest.fixture(scope="module")

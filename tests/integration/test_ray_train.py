@@ -13,15 +13,14 @@ import torch
 from data_shards.location import Location
 from data_shards.manifest import ShardSet
 from fsl.errors import StageError
-from pipelines import ray_trainer
 from pipelines.checkpoint import find_checkpoints, load_model, write_pointers
 from pipelines.metric_log import read_metrics
-from pipelines.quiet import prepare_environment
 from pipelines.ray_trainer import run_training
 from pipelines.session import LocalSession
 from pipelines.stage import StageResult
 from pipelines.stages.train import TrainStage, plan_steps, run_spec
 from pipelines.trainer import Trainer
+from tests.ray_cluster import local_cluster
 from tests.toy_training import toy_config, toy_shards, toy_spec, weights
 
 pytestmark = [
@@ -39,18 +38,8 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
     """One cluster with four logical CPUs for all tests here."""
-    prepare_environment()
-    ray = ray_trainer.ray
-    ray.init(
-        address="local",
-        num_cpus=4,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        object_store_memory=100_000_000,
-    )
-    yield
-    ray.shutdown()
+    with local_cluster(cpus=4):
+        yield
 
 
 def test_a_stage_trains_like_the_loop_without_ray(shards: ShardSet, tmp_path: Path) -> None:

@@ -105,6 +105,7 @@ def test_a_population_exchanges_weights_and_ends_with_one_trial_per_member(
 ) -> None:
     study = write_study(
         tmp_path,
+        finalists="-",
         sampler="-",
         pruner="-",
         population={"interval_epochs": 1, "quantile": 0.5, "resample": 0.0},

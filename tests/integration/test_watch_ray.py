@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,9 +20,9 @@ from fsl.errors import NonFiniteError, OutOfMemoryError, StageError
 from pipelines import ray_trainer
 from pipelines.checkpoint import find_checkpoints, load_model
 from pipelines.metric_log import read_metrics
-from pipelines.quiet import prepare_environment
 from pipelines.runner import PipelineConfig, plan, run_pipeline
 from pipelines.watch import Report, TrainingStopped, watching
+from tests.ray_cluster import local_cluster
 from tests.toy_training import toy_config, toy_shards, toy_spec, weights
 
 pytestmark = [
@@ -43,17 +42,8 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
     """Two logical CPUs: a run of two workers that frees nothing leaves no room for another."""
-    prepare_environment()
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=100_000_000,
-    )
-    yield
-    ray.shutdown()
+    with local_cluster():
+        yield
 
 
 @pytest.fixture

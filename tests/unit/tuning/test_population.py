@@ -20,7 +20,12 @@ from tuning.store import open_study
 def job(folder: Path, search: dict[str, Any]) -> MemberJob:
     """Return what the members of a population over the toy recipe are told."""
     study = write_study(
-        folder, search=search, sampler="-", pruner="-", population={"interval_epochs": 2}
+        folder,
+        search=search,
+        finalists="-",
+        sampler="-",
+        pruner="-",
+        population={"interval_epochs": 2},
     )
     config = load_study(study)
     (branch,) = build_space(config).branches.values()
@@ -58,15 +63,26 @@ def test_ranges_become_those_of_ray_tune() -> None:
 
 
 def test_a_population_is_continued_with_the_settings_it_wrote(tmp_path: Path) -> None:
-    study = write_study(tmp_path, sampler="-", pruner="-", population={})
+    study = write_study(tmp_path, finalists="-", sampler="-", pruner="-", population={})
     config = load_study(study)
     for _ in range(2):
         with open_study(config) as store:
             assert store.study.get_trials() == []
 
 
-def test_services_do_not_follow_a_population(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="loggers: a population is not followed"):
-        load_study(
-            write_study(tmp_path, sampler="-", pruner="-", population={}, loggers={"mlflow": {}})
-        )
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"loggers": {"mlflow": {}}},
+        {"finalists": {"count": 9}},
+        {"budget": {"trials": 4, "epochs": 3}},
+        {"trials": {"checkpoint_gb": 1}},
+        {"points": [{"optim.lr": 0.01}]},
+    ],
+)
+def test_what_does_nothing_for_a_population_is_refused(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    settings = {"finalists": "-", "sampler": "-", "pruner": "-", **settings}
+    with pytest.raises(ConfigError, match="does nothing for a population; remove it"):
+        load_study(write_study(tmp_path, population={}, **settings))
