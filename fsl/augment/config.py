@@ -86,6 +86,9 @@ class ViewSettings(Section):
     quarter_turns: Annotated[bool, Choice(False, True)] = False
     """Turn images by a random multiple of 90 degrees. The turn is drawn per class and epoch, so
     that images of one class in one batch, and all views of an image, keep one orientation."""
+    mirrors: bool = False
+    """Mirror half of the classes left to right, drawn per class and epoch like `quarter_turns`:
+    for glyphs, where a mirrored character is another character."""
 
     @model_validator(mode="after")
     def _ranges_run_upwards(self) -> Self:

@@ -24,18 +24,29 @@ def prepared(
     images: Sequence[Tensor], labels: Sequence[int], epoch: int, settings: ViewSettings
 ) -> list[Tensor]:
     """Return the images turned as the settings say, in the memory layout that is cut fastest."""
-    if settings.quarter_turns:
-        turns = class_turns(labels, epoch).tolist()
-        pairs = zip(images, turns, strict=True)
-        images = [torch.rot90(image, turn, (1, 2)) if turn else image for image, turn in pairs]
-    return [channels_last(image) for image in images] if settings.affine is None else list(images)
+    images = list(images)
+    if settings.quarter_turns or settings.mirrors:
+        turns, mirrored = class_orientations(labels, epoch)
+        for row, image in enumerate(images):
+            if settings.mirrors and mirrored[row]:
+                image = image.flip(2)
+            if settings.quarter_turns and turns[row]:
+                image = torch.rot90(image, int(turns[row]), (1, 2))
+            images[row] = image
+    return [channels_last(image) for image in images] if settings.affine is None else images
 
 
-def class_turns(labels: Sequence[int], epoch: int) -> NDArray[np.int64]:
-    """Return 0..3 for every image, a function of its class and the epoch, (B,)."""
+def class_orientations(
+    labels: Sequence[int], epoch: int
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return quarter turns 0..3 and whether it is mirrored of every image, (B,) each.
+
+    Both are functions of the image's class and the epoch.
+    """
     classes = np.asarray(labels, dtype=np.int64).astype(np.uint64)
     bits = hashed(classes, Stream.TURNS, np.array([epoch], dtype=np.uint64))[:, 0]
-    return (bits >> np.uint64(62)).astype(np.int64)
+    turns = (bits >> np.uint64(62)).astype(np.int64)
+    return turns, (bits >> np.uint64(61)) & np.uint64(1) == 1
 
 
 def make_views(

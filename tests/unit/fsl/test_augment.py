@@ -22,7 +22,7 @@ from fsl.augment import (
     SingleViewConfig,
     evaluation_images,
 )
-from fsl.augment.views import class_turns
+from fsl.augment.views import class_orientations
 from fsl.backbones.vit import patch_grid
 from fsl.errors import ConfigError, FewShotError
 from fsl.images import ImageSpec
@@ -204,22 +204,34 @@ def test_blur_comes_as_often_as_set_per_kind_of_view() -> None:
     assert blurred[1].mean().item() == pytest.approx(0.5, abs=0.06)
 
 
-def test_quarter_turns_are_one_per_class_and_epoch_and_all_occur() -> None:
-    turns = np.array([class_turns(range(50), epoch) for epoch in range(40)])
-    assert np.bincount(turns.ravel(), minlength=4) == pytest.approx(np.full(4, 500), abs=90)
-    assert (class_turns([3, 3, 3], 7) == class_turns([3], 7)).all()
-    image = picture(0, 28, 28, 1)
-    whole: dict[str, Any] = {
-        "global_scale": (1.0, 1.0),
-        "aspect": (1.0, 1.0),
-        "global_size": 28,
-        **PLAIN,
-    }
-    made = batcher("grey", quarter_turns=True, **whole)
-    epoch = int(np.flatnonzero(turns[:, 2])[0])
-    batch = made([image], [2], [9], epoch)
-    straight = batcher("grey", **whole)([torch.rot90(image, turns[epoch, 2], (1, 2))], [2], [9], 0)
-    assert torch.equal(batch.global_views, straight.global_views)
+WHOLE: dict[str, Any] = {
+    "global_scale": (1.0, 1.0),
+    "aspect": (1.0, 1.0),
+    "global_size": 28,
+    **PLAIN,
+}
+
+
+def test_orientations_are_one_per_class_and_epoch_and_all_eight_occur() -> None:
+    drawn = [class_orientations(range(50), epoch) for epoch in range(40)]
+    eight = [turns + 4 * mirrored for turns, mirrored in drawn]
+    assert np.bincount(np.ravel(eight), minlength=8) == pytest.approx(np.full(8, 250), abs=60)
+    for several, one in zip(class_orientations([3] * 3, 7), class_orientations([3], 7), strict=True):
+        assert (several == one).all()
+
+
+@pytest.mark.parametrize("settings", ["quarter_turns", "mirrors", "quarter_turns mirrors"])
+def test_a_class_is_turned_and_mirrored_as_drawn(settings: str) -> None:
+    image, label = picture(0, 28, 28, 1), 2
+    chosen = settings.split()
+    made = batcher("grey", **dict.fromkeys(chosen, True), **WHOLE)
+    plain = batcher("grey", **WHOLE)
+    for epoch in range(12):
+        (turn,), (mirrored,) = class_orientations([label], epoch)
+        seen = image.flip(2) if mirrored and "mirrors" in chosen else image
+        seen = torch.rot90(seen, turn, (1, 2)) if "quarter_turns" in chosen else seen
+        views = made([image], [label], [9], epoch).global_views
+        assert torch.equal(views, plain([seen], [label], [9], 0).global_views)
 
 
 @pytest.mark.parametrize("affine", [None, WARP])
