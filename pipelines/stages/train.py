@@ -11,9 +11,11 @@ from collections.abc import Mapping
 from statistics import median
 from typing import ClassVar
 
+from data_shards.class_tree import tree_digest
 from data_shards.episodes import EpisodeBank
 from data_shards.features import FeatureSet
 from data_shards.location import Location
+from data_shards.variable_episodes import VariableEpisodes
 from fsl.config import digest, fingerprint
 from fsl.errors import CheckpointError, StageError
 from pipelines.checkpoint import (
@@ -176,7 +178,10 @@ def run_spec(
 
 def run_digest(config: TrainConfig, data: Data, init_key: str | None) -> str:
     """Return the identity of a run: checkpoints of another one are refused."""
-    return digest({"settings": fingerprint(config), "data": data.digest, "init": init_key})
+    parts = {"settings": fingerprint(config), "data": data.digest, "init": init_key}
+    if isinstance(config.episodes, VariableEpisodes) and config.episodes.class_tree:
+        parts["class_tree"] = tree_digest(data.root)
+    return digest(parts)
 
 
 def _refuse_foreign(found: Mapping[str, CheckpointInfo], own: str, out: Location) -> None:

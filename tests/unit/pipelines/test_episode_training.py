@@ -1,16 +1,19 @@
 """Training from episodes: what a rank gets, settings that fit, and bit-equal resuming."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
+from data_shards.class_tree import TREE_NAME
 from data_shards.location import Location
 from data_shards.manifest import ShardSet
 from fsl.errors import ConfigError
 from pipelines.batch_plan import BatchPlan
 from pipelines.loader import EpisodeSteps, TraceEntry, batches
 from pipelines.session import LocalSession
+from pipelines.stages.train import run_digest
 from pipelines.train_config import TrainConfig
 from pipelines.trainer import Trainer
 from pipelines.training_data import build_data_set, build_plan
@@ -75,6 +78,20 @@ def test_an_interrupted_run_ends_with_the_same_weights(shards: ShardSet, tmp_pat
     resumed.fit()
     for name, value in weights(whole.method).items():
         assert torch.equal(value, resumed.method.state_dict()[name]), name
+
+
+def test_another_class_tree_makes_another_run(shards: ShardSet) -> None:
+    drawn = {"name": "variable", "min_ways": 2, "max_ways": 3, "per_epoch": 8}
+    trees = []
+    for classes in ([0, 1], [1, 2]):
+        names = [sorted(shards.class_names["base"])[number] for number in classes]
+        tree = {"nodes": [{"name": "node", "classes": names}]}
+        (shards.root / TREE_NAME).write_text(json.dumps(tree))
+        configs = [episodic_config(episodes={**drawn, "class_tree": used}) for used in (0, 1)]
+        trees.append([run_digest(config, shards, None) for config in configs])
+    (shards.root / TREE_NAME).delete()
+    assert trees[0][0] == trees[1][0]
+    assert trees[0][1] != trees[1][1]
 
 
 def _session(out: Path) -> LocalSession:
