@@ -24,16 +24,14 @@ def prepared(
     images: Sequence[Tensor], labels: Sequence[int], epoch: int, settings: ViewSettings
 ) -> list[Tensor]:
     """Return the images turned as the settings say, in the memory layout that is cut fastest."""
-    images = list(images)
-    if settings.quarter_turns or settings.mirrors:
-        turns, mirrored = class_orientations(labels, epoch)
-        for row, image in enumerate(images):
-            if settings.mirrors and mirrored[row]:
-                image = image.flip(2)
-            if settings.quarter_turns and turns[row]:
-                image = torch.rot90(image, int(turns[row]), (1, 2))
-            images[row] = image
-    return [channels_last(image) for image in images] if settings.affine is None else images
+    turns, mirrored = class_orientations(labels, epoch)
+    if settings.mirrors:
+        pairs = zip(images, mirrored.tolist(), strict=True)
+        images = [image.flip(2) if mirror else image for image, mirror in pairs]
+    if settings.quarter_turns:
+        turned = zip(images, turns.tolist(), strict=True)
+        images = [torch.rot90(image, turn, (1, 2)) if turn else image for image, turn in turned]
+    return [channels_last(image) for image in images] if settings.affine is None else list(images)
 
 
 def class_orientations(
