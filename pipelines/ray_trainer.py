@@ -6,6 +6,7 @@ directory, which belongs to one set of settings. So running a stage again contin
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -92,14 +93,13 @@ def run_training(spec: TrainSpec, total_steps: int) -> None:
     watched = WatchedRun(
         spec.out, spec.label, total_steps, current_watcher(), after=_reached(spec.out)
     )
-    trainer = _trainer(spec, use_gpu)
     try:
         with (
             _own_interrupt_handler(),
             ProgressLine(spec.label, total_steps) as line,
             Follower(spec.out, line.show, watched.hear),
         ):
-            trainer.fit()
+            _fit(spec, use_gpu)
     except ray.train.TrainingFailedError as error:
         raise _explained(spec, error) from error
     record = fatal_failure(spec.out)
@@ -112,6 +112,23 @@ def run_training(spec: TrainSpec, total_steps: int) -> None:
             f"training was interrupted; saved up to step {reached} of {total_steps}: run the same "
             "command again to go on"
         )
+
+
+def _fit(spec: TrainSpec, use_gpu: bool) -> None:
+    """Train; when Ray's own process of the run dies, go on from the last checkpoint."""
+    limit = spec.config.cluster.max_failures
+    for deaths in itertools.count(1):
+        try:
+            _trainer(spec, use_gpu).fit()
+            return
+        except ray.exceptions.RayActorError as error:  # workers' deaths come as another error
+            if 0 <= limit < deaths:
+                raise StageError(
+                    f"the controller of the training run died {deaths} times (killed, or out of "
+                    f"memory?), more than cluster.max_failures ({limit}); {error}"
+                ) from error
+            logger.warning("the controller of the training run died; it is started again")
+            _mend_snapshot(spec)
 
 
 def _trainer(spec: TrainSpec, use_gpu: bool) -> TorchTrainer:

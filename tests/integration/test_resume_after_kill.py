@@ -7,13 +7,15 @@ import signal
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
 from data_shards.location import Location
 from data_shards.manifest import ShardSet
-from pipelines.checkpoint import load_model, write_pointers
+from pipelines.checkpoint import write_pointers
 from pipelines.metric_log import read_metrics
+from pipelines.model import load_model
 from tests import train_script
 from tests.toy_training import toy_shards, weights
 
@@ -63,6 +65,23 @@ def test_a_killed_worker_is_replaced(shards: ShardSet, expected: Path, tmp_path:
     assert run.returncode == 0, said
     assert mark.exists()
     assert_same(expected, tmp_path / "out")
+
+
+def test_a_killed_controller_is_replaced(
+    shards: ShardSet, expected: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    run = train_script.start("ray", shards.root, out, *SETTINGS)
+    try:
+        assert _wait_for_step(out, 60) < 240
+        family = psutil.Process(run.pid).children(recursive=True)
+        (controller,) = [p for p in family if p.cmdline()[0].startswith("ray::TrainController")]
+        controller.kill()
+        (said,) = train_script.end(run, timeout=300)
+    finally:
+        train_script.kill(run)
+    assert run.returncode == 0, said
+    assert_same(expected, out)
 
 
 def test_a_killed_driver_goes_on_when_run_again(
