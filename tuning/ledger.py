@@ -95,7 +95,8 @@ class Ledger:
             return False
         self._plot(number, news)
         self.store.sync()
-        return news.percent < 100 and bool(self._trials[number].should_prune())
+        reached = max(self._frozen(number).intermediate_values)  # perhaps further than the news
+        return reached < 100 and bool(self._trials[number].should_prune())
 
     def finish(self, number: int, news: TrialNews) -> None:
         """Close a trial that ended by itself."""

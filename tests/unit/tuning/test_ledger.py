@@ -170,6 +170,18 @@ def test_pruning_after_a_kill_knows_what_came_before_it(tmp_path: Path) -> None:
         assert ledger.record(ask(ledger), TrialNews(percent=25, value=0.1)) is True
 
 
+def test_a_trial_that_is_at_its_end_already_is_not_stopped(tmp_path: Path) -> None:
+    pruner = {"name": "asha", "min_percent": 25, "factor": 2}
+    whole = {"25": 0.1, "50": 0.1, "75": 0.1, "100": 0.2}
+    with opened(tmp_path, pruner=pruner) as ledger:
+        for value in (0.9, 0.8):
+            ledger.record(ask(ledger), TrialNews(percent=25, value=value))
+        number = ask(ledger)  # its training was faster than the news of it
+        assert ledger.record(number, TrialNews(percent=25, value=0.1, curve=whole)) is False
+        ledger.finish(number, done(0.2, curve=whole))
+        assert ledger.study.trials[number].state == TrialState.COMPLETE
+
+
 def test_what_an_earlier_attempt_could_not_tell_any_more_is_written_down(tmp_path: Path) -> None:
     with opened(tmp_path) as ledger:
         ledger.record(ask(ledger), TrialNews(percent=25, value=0.4, curve={"25": 0.4}))
