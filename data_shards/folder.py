@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class FolderConfig(ImageFilesConfig):
-    """Settings of `Folder`. Without `splits` and `ratios`: root/{base,val,novel}/class/*.jpg."""
+    """Settings of `Folder`. Without `splits` and `ratios`: root/{base,val,novel,held_out}/class."""
 
     name: Literal["folder"] = "folder"
     splits: Path | dict[str, Path | list[str]] | None = None
@@ -80,7 +80,7 @@ class Folder(ImageFiles[FolderConfig]):
         if odd:
             raise ConfigError(
                 f"root: {self.root}: folder {odd[0]!r} is none of base, val, novel (or train, "
-                "valid, test); give the split of the classes by `splits` or `ratios`"
+                "valid, test), held_out; give the split of the classes by `splits` or `ratios`"
             )
         parents = merge_aliases({name: name for name in found}, str(self.root))
         folders = {

@@ -279,5 +279,5 @@ def _metadata(where: Location, schema: Any) -> dict[str, Any]:
 
 def split_order(names: Sequence[str]) -> list[str]:
     """Return split names in the customary order: training, validation, test, then others."""
-    rank = {name: i for i, name in enumerate(("base", "train", "val", "novel", "test"))}
+    rank = {name: i for i, name in enumerate(("base", "train", "val", "novel", "test", "held_out"))}
     return sorted(names, key=lambda name: (rank.get(name, len(rank)), name))

@@ -12,7 +12,7 @@ import math
 import pickle
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -153,24 +153,29 @@ def load_pickle(where: Location) -> Any:
         ShardError: damaged, or it names any function or class besides those of arrays.
     """
     with where.open_input() as stream, io.BufferedReader(stream, 1 << 20) as buffered:
-        try:
-            return _Reader(buffered, encoding="latin1").load()
-        except _Refused as error:
-            raise ShardError(
-                f"{where}: the pickle asks for {error}, which no file of arrays needs; nothing of "
-                "it was run. Fetch the file again from whoever published it"
-            ) from None
-        except FAULTS as error:
-            raise unusable(where, error) from None
+        return read_pickle(buffered, str(where))
 
 
-def unusable(where: Location, error: Exception) -> ShardError:
+def read_pickle(stream: BinaryIO, where: str) -> Any:
+    """Return what an opened pickle holds; see `load_pickle`. `where` is for messages."""
+    try:
+        return _Reader(stream, encoding="latin1").load()
+    except _Refused as error:
+        raise ShardError(
+            f"{where}: the pickle asks for {error}, which no file of arrays needs; nothing of "
+            "it was run. Fetch the file again from whoever published it"
+        ) from None
+    except FAULTS as error:
+        raise unusable(where, error) from None
+
+
+def unusable(where: Location | str, error: Exception) -> ShardError:
     """Return the error of a pickle that cannot be understood."""
     reason = " ".join(str(error).split()) or type(error).__name__
     return ShardError(f"{where}: not a usable pickle of arrays ({reason}); fetch the file again")
 
 
-def noted_array(where: Location, value: Any, what: str) -> NDArray[Any]:
+def noted_array(where: Location | str, value: Any, what: str) -> NDArray[Any]:
     """Return the array that `value` describes; raises ShardError when it describes none."""
     if not isinstance(value, NotedArray):
         raise ShardError(f"{where}: {what} is no array but {type(value).__name__}")

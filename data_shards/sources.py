@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
+from data_shards.splits import HELD_OUT, check_disjoint
 from fsl.config import Section, tagged
 from fsl.registry import Registry
 
@@ -30,8 +31,8 @@ class Sample(NamedTuple):
     """One image before it is read.
 
     Attributes:
-        split: "base", "val" or "novel".
-        class_name: name of its class, of one split only.
+        split: "base", "val", "novel" or "held_out".
+        class_name: name of its class, of one split only (of `base` and `held_out` alike).
         origin: where it is within the source, unique; for people and for error messages.
         extra: further text fields, the same names for all samples (alphabet, domain).
     """
@@ -84,8 +85,14 @@ def build_source(config: SourceConfig) -> Source[Any]:
 
 
 def classes_of(samples: Sequence[Sample]) -> dict[str, list[str]]:
-    """Return the class names of each split, sorted: a label is a position in its list."""
+    """Return the class names of each split, sorted: a label is a position in its list.
+
+    `held_out` has the list of `base`, so a class has the same number in both.
+    """
     found: dict[str, set[str]] = {}
     for sample in samples:
         found.setdefault(sample.split, set()).add(sample.class_name)
+    if HELD_OUT in found:
+        check_disjoint(found, "the samples")
+        found[HELD_OUT] = found["base"]
     return {split: sorted(names) for split, names in found.items()}

@@ -1,7 +1,7 @@
 """Base, validation and novel classes: reading the lists people have, and checking them.
 
 The three splits never share a class, and no image occurs in two of them: else an accuracy on
-"novel" classes means nothing.
+"novel" classes means nothing. A fourth, `held_out`, has other images of the base classes.
 """
 
 from __future__ import annotations
@@ -15,19 +15,23 @@ from typing import Any
 from fsl.errors import ConfigError, ShardError
 
 SPLITS = ("base", "val", "novel")
+HELD_OUT = "held_out"
+"""Further images of the base classes: the test set of ordinary classification."""
+ALL_SPLITS = (*SPLITS, HELD_OUT)
 ALIASES = {
     "base": "base", "train": "base", "training": "base",
     "val": "val", "valid": "val", "validation": "val",
     "novel": "novel", "test": "novel", "testing": "novel",
+    "held_out": "held_out",
 }  # fmt: skip
 """What others call the splits."""
 
 
 def canonical_split(name: str) -> str:
-    """Return base, val or novel for any usual name of a split; raises ConfigError."""
+    """Return the split that any usual name stands for; raises ConfigError."""
     if name.lower() not in ALIASES:
         raise ConfigError(
-            f"split {name!r} is not known; use base, val, novel (or train, valid, test)"
+            f"split {name!r} is not known; use base, val, novel (or train, valid, test), held_out"
         )
     return ALIASES[name.lower()]
 
@@ -62,7 +66,7 @@ def merge_aliases(lists: Mapping[str, Any], where: str) -> dict[str, Any]:
         if split in found:
             raise ConfigError(f"{where}: split {split!r} is given twice, once as {name!r}")
         found[split] = value
-    return {split: found[split] for split in SPLITS if found.get(split)}
+    return {split: found[split] for split in ALL_SPLITS if found.get(split)}
 
 
 def split_by_ratio(
@@ -90,9 +94,16 @@ def split_by_ratio(
 
 
 def check_disjoint(classes: Mapping[str, Iterable[str]], where: str) -> None:
-    """Refuse a class that is in two splits."""
+    """Refuse a class that is in two splits, and one of `held_out` that is not in `base`."""
     owner: dict[str, str] = {}
-    for split, names in classes.items():
+    lists = {split: list(names) for split, names in classes.items()}
+    strange = set(lists.pop(HELD_OUT, ())) - set(lists.get("base", ()))
+    if strange:
+        raise ConfigError(
+            f"{where}: class {min(strange)!r} is in 'held_out' and not in 'base'; held_out is for "
+            "further images of the base classes"
+        )
+    for split, names in lists.items():
         for name in names:
             other = owner.setdefault(name, split)
             if other != split:

@@ -19,7 +19,7 @@ from PIL import Image
 from pydantic import Field, model_validator
 
 from data_shards.sources import SOURCES, Sample, Source, SourceConfig
-from data_shards.splits import SPLITS
+from data_shards.splits import HELD_OUT, SPLITS
 from fsl.config import digest
 
 Floats = NDArray[np.float64]
@@ -35,6 +35,7 @@ ROTATION, SHEAR = 0.18, 0.2
 SIZES, SHIFT, RADII = (0.4, 0.85), 0.22, (0.05, 0.10)
 ALIKE = 0.3
 """Mean distance of control points below which two single strokes are the same character."""
+FURTHER = "further"
 VERSION = 1
 """Raise when equal settings begin to give other images."""
 
@@ -47,6 +48,8 @@ class StrokesConfig(SourceConfig):
     """Side of the images in pixels."""
     images: Annotated[int, Field(ge=1, le=10_000)] = 20
     """Images per character."""
+    held_out_images: Annotated[int, Field(ge=0, le=10_000)] = 0
+    """Further images per base character, which make the split `held_out`."""
     characters: Annotated[int, Field(ge=1, le=1_000)] = 25
     """Characters (classes) per alphabet."""
     base_alphabets: Annotated[int, Field(ge=0, le=10_000)] = 8
@@ -74,42 +77,61 @@ class Strokes(Source[StrokesConfig]):
     def __init__(self, config: StrokesConfig) -> None:
         super().__init__(config)
         self._alphabets: dict[tuple[int, int, int], list[Floats]] = {}
-        self._drawn: dict[str, list[bytes]] = {}
+        self._drawn: dict[tuple[str, str], list[bytes]] = {}
         self._lock = threading.Lock()
 
     def samples(self) -> list[Sample]:
         """Return all samples, by split, alphabet, character and image."""
-        found = []
-        for split in SPLITS:
-            for alphabet in range(getattr(self.config, f"{split}_alphabets")):
-                name = f"{split}{alphabet:02d}"
-                for character in range(self.config.characters):
-                    class_name = f"{name}/character{character:02d}"
-                    found += [
-                        Sample(split, class_name, f"{class_name}/{image:02d}", {"alphabet": name})
-                        for image in range(self.config.images)
-                    ]
+        splits = [split for split in SPLITS for _ in self._classes(split)]
+        classes = [name for split in SPLITS for name in self._classes(split)]
+        found = [
+            self._sample(split, name, image)
+            for split, name in zip(splits, classes, strict=True)
+            for image in range(self.config.images)
+        ]
+        further = range(self.config.held_out_images)
+        found += [
+            self._sample(HELD_OUT, name, image)
+            for name in self._classes("base")
+            for image in further
+        ]
         return found
+
+    def _classes(self, split: str) -> list[str]:
+        alphabets = range(getattr(self.config, f"{split}_alphabets"))
+        return [
+            f"{split}{alphabet:02d}/character{character:02d}"
+            for alphabet in alphabets
+            for character in range(self.config.characters)
+        ]
+
+    def _sample(self, split: str, name: str, image: int) -> Sample:
+        mark = FURTHER if split == HELD_OUT else ""
+        extra = {"alphabet": name.partition("/")[0]}
+        return Sample(split, name, f"{name}/{mark}{image:02d}", extra)
 
     def read(self, sample: Sample) -> bytes:
         """Return the grey PNG, white on black."""
+        key = sample.split, sample.class_name
         with self._lock:
-            if sample.class_name not in self._drawn:
-                self._drawn[sample.class_name] = self._draw(sample)
-        return self._drawn[sample.class_name][int(sample.origin.rpartition("/")[2])]
+            if key not in self._drawn:
+                self._drawn[key] = self._draw(sample)
+        return self._drawn[key][int(sample.origin.rpartition("/")[2].removeprefix(FURTHER))]
 
     def fingerprint(self) -> str:
         """Return the sha256 of the version of the drawing."""
         return digest(["strokes", VERSION])
 
     def _draw(self, sample: Sample) -> list[bytes]:
-        alphabet = int(sample.extra["alphabet"].removeprefix(sample.split))
+        further = sample.split == HELD_OUT
+        split = "base" if further else sample.split
+        alphabet = int(sample.extra["alphabet"].removeprefix(split))
         character = int(sample.class_name.rpartition("character")[2])
-        place = (self.config.seed, SPLITS.index(sample.split), alphabet)
+        place = (self.config.seed, SPLITS.index(split), alphabet)
         images = draw_images(
-            np.random.default_rng([*place, 1, character]),
+            np.random.default_rng([*place, 2 if further else 1, character]),
             self._characters(place)[character],
-            self.config.images,
+            self.config.held_out_images if further else self.config.images,
             self.config.size,
         )
         return [png(image) for image in images]

@@ -26,7 +26,7 @@ from data_shards.location import Location
 from data_shards.manifest import INDEX_NAME, ShardFile, ShardSet
 from data_shards.manifest_builder import ManifestBuilder
 from data_shards.sources import Sample, Source, SourceConfig, build_source, classes_of
-from data_shards.splits import SPLITS, SharedImages, check_disjoint
+from data_shards.splits import ALL_SPLITS, SharedImages, check_disjoint
 from data_shards.tar_shard import TarShard
 from fsl.config import fingerprint
 from fsl.errors import ConfigError, ShardError, StorageError
@@ -104,7 +104,7 @@ def clear(destination: Location) -> None:
     The index goes first: whatever happens next, half a shard set is never taken for a whole one.
     """
     (destination / INDEX_NAME).delete()
-    for split in SPLITS:
+    for split in ALL_SPLITS:
         folder = destination / split
         if not folder.exists():
             continue
@@ -160,7 +160,7 @@ class _Packing:
             raise ConfigError(f"source {source.config.name!r}: no samples")
         found = classes_of(self.samples)
         check_disjoint(found, f"source {source.config.name!r}")
-        self.classes = {split: found[split] for split in SPLITS if split in found}
+        self.classes = {split: found[split] for split in ALL_SPLITS if split in found}
         self.labels = {
             split: {name: label for label, name in enumerate(names)}
             for split, names in self.classes.items()
@@ -187,7 +187,9 @@ class _Packing:
     def _write_split(self, split: str, spool: Path) -> None:
         """Write the shards of one split, in shuffled order, and their descriptor."""
         members = [sample for sample in self.samples if sample.split == split]
-        order = np.random.default_rng([self.seed, SPLITS.index(split)]).permutation(len(members))
+        order = np.random.default_rng([self.seed, ALL_SPLITS.index(split)]).permutation(
+            len(members)
+        )
         shuffled = [members[i] for i in order]
         width = max(8, len(str(len(shuffled))))
         folder = self.destination / split

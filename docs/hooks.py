@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from data_shards.sources import SOURCES
+from fsl.additions import ADDITIONS
 from fsl.backbones import BACKBONES
 from fsl.episode_heads import HEADS
 from fsl.errors import ConfigError
@@ -29,7 +30,7 @@ from tuning.samplers import SAMPLERS
 ROOT = Path(__file__).parents[1]
 REGISTRIES: dict[str, Registry[Any]] = {
     registry.kind: registry
-    for registry in (METHODS, BACKBONES, HEADS, SOURCES, STAGES, SAMPLERS, PRUNERS)
+    for registry in (METHODS, ADDITIONS, BACKBONES, HEADS, SOURCES, STAGES, SAMPLERS, PRUNERS)
 }
 SETTINGS = re.compile(r"<!-- settings: (\w+) (\w+|\*) -->")
 INCLUDE = re.compile(r"<!-- include: (\S+) -->")

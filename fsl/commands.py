@@ -7,6 +7,7 @@ import inspect
 import shutil
 from typing import Any
 
+from fsl.additions import ADDITIONS
 from fsl.backbones import BACKBONES
 from fsl.episode_heads import HEADS
 from fsl.errors import UnknownNameError
@@ -14,12 +15,12 @@ from fsl.method import METHODS
 from fsl.registry import Registry
 from fsl.settings_table import as_markdown, as_text, settings
 
-REGISTRIES: tuple[Registry[Any], ...] = (METHODS, BACKBONES, HEADS)
+REGISTRIES: tuple[Registry[Any], ...] = (METHODS, ADDITIONS, BACKBONES, HEADS)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("name", nargs="?", metavar="NAME", help="a method, a backbone or a head")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="what to describe")
     parser.add_argument("--markdown", action="store_true", help="print its settings for the docs")
 
 
@@ -30,7 +31,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def listing() -> str:
-    """Return every method, backbone and head with the first line of its documentation."""
+    """Return every method, addition, backbone and head with the first line of its documentation."""
     lines = []
     for registry in REGISTRIES:
         names = registry.names()
@@ -43,13 +44,13 @@ def listing() -> str:
 
 
 def describe(name: str, markdown: bool = False) -> str:
-    """Return the settings of a method, backbone or head; raises UnknownNameError."""
+    """Return the settings of one thing that `listing` has; raises UnknownNameError."""
     for registry in REGISTRIES:
         if name in registry.names():
             break
     else:
         known = [other for registry in REGISTRIES for other in registry.names()]
-        raise UnknownNameError("method, backbone or head", name, known)
+        raise UnknownNameError("method, addition, backbone or head", name, known)
     kind = registry.get(name)
     rows = [row for row in settings(kind.Config) if row.key != registry.tag]
     if markdown:

@@ -210,6 +210,8 @@ def _known_keys(
     node: Any = tree
     for part in parents:
         node = _child(node, part)
+        if isinstance(node, dict):  # some mappings name their sections by key alone
+            node = {"name": part, **node}
         if _is_model(kind):
             field = kind.model_fields.get(part)
             kind = field and _concrete(field.annotation, field.metadata, node)

@@ -8,15 +8,17 @@ the same class trains under Ray, in a notebook and in a unit test.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Generic, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fsl.additions import ADDITIONS, Addition, AdditionConfig
 from fsl.batchers import Batcher, EpisodeBatcher
 from fsl.config import Section, tagged
+from fsl.errors import ConfigError
 from fsl.images import ImageSpec
 from fsl.registry import Registry
 from fsl.types import Episode, Progress, StepOutput
@@ -29,6 +31,16 @@ class MethodConfig(Section):
 
     name: str
 
+    def knowing(self, class_counts: Sequence[int]) -> Self:
+        """Return the settings with what only the training data tell, where it was left open.
+
+        Args:
+            class_counts: images of each training class.
+        """
+        if "classes" in type(self).model_fields and getattr(self, "classes", 0) is None:
+            return self.model_copy(update={"classes": len(class_counts)})
+        return self
+
 
 class Method(nn.Module, ABC, Generic[B]):
     """Base class of methods.
@@ -37,15 +49,30 @@ class Method(nn.Module, ABC, Generic[B]):
         backbone: the network that is trained (the student, where there is a teacher).
         Config: the settings class; its fields carry docs, limits and search ranges.
         batch_type: what `loss` consumes: Episode, LabelledBatch or MultiViewBatch.
+        takes_rows: whether its loss passes features through `mix`, and repeats their labels.
+        additions: what rides on it; see `fsl.additions`.
     """
 
     Config: ClassVar[type[MethodConfig]]
     batch_type: ClassVar[type]
+    takes_rows: ClassVar[bool] = False
 
     def __init__(self, config: Any, backbone: nn.Module) -> None:
         super().__init__()
         self.config = config
         self.backbone = backbone
+        self.additions = nn.ModuleDict()
+
+    def attach(self, additions: Mapping[str, AdditionConfig], images: ImageSpec) -> None:
+        """Let `additions` ride on the method.
+
+        Raises:
+            ConfigError: one of them gives further rows, which this method has no use for, or it
+                cannot ride on the backbone.
+        """
+        check_additions(additions, self.config.name)
+        for name, config in additions.items():
+            self.additions[name] = ADDITIONS.get(config.name)(config, self.backbone, images)
 
     @classmethod
     @abstractmethod
@@ -62,8 +89,38 @@ class Method(nn.Module, ABC, Generic[B]):
         """Return the training loss of one batch."""
 
     def forward(self, batch: B) -> StepOutput:
-        """Return `loss(batch)`; called through DistributedDataParallel so that its hooks run."""
-        return self.loss(batch)
+        """Return `loss(batch)` and what additions add to it.
+
+        Called through DistributedDataParallel so that its hooks run.
+        """
+        for _, addition in self.riding():
+            addition.begin()
+        loss, metrics = self.loss(batch)
+        for _, addition in self.riding():
+            loss = loss * addition.scale
+        for _, addition in self.riding():
+            extra = addition.extra()
+            if extra is not None:
+                loss, metrics = loss + extra.loss, {**metrics, **extra.metrics}
+        return StepOutput(loss, metrics)
+
+    def mix(self, features: Tensor) -> Tensor:
+        """Return the rows to learn from: features (N, D), or further ones below them (r*N, D)."""
+        for _, addition in self.riding():
+            features = addition.mix(features)
+        return features
+
+    def riding(self) -> Iterator[tuple[str, Addition]]:
+        """Yield the additions by name."""
+        for name, addition in self.additions.items():
+            assert isinstance(addition, Addition)
+            yield name, addition
+
+    def begin_step(self, progress: Progress) -> None:
+        """Set all schedules: the method's and those of its additions. The trainer calls it."""
+        self.before_step(progress)
+        for _, addition in self.riding():
+            addition.before_step(progress)
 
     def before_step(self, progress: Progress) -> None:
         """Set what follows a schedule (temperatures, momentum). Default: nothing."""
@@ -87,6 +144,17 @@ class Method(nn.Module, ABC, Generic[B]):
         """Return evaluation features (..., D) of images (..., C, H, W)."""
         flat: Tensor = self.backbone(images.flatten(0, -4))
         return flat.reshape(*images.shape[:-3], -1)
+
+    def score_classes(self, images: Tensor) -> Tensor:
+        """Return logits of the training classes, (n, C, H, W) -> (n, K).
+
+        Raises:
+            ConfigError: the method learns no classifier; this default.
+        """
+        raise ConfigError(
+            f"method {self.config.name!r} learns no classifier of its training classes, so it "
+            "cannot be asked for them; use supervised, or few-shot tasks"
+        )
 
     def encode(self, images: Tensor) -> Tensor:
         """Return what `logits` needs of each image, (..., C, H, W) -> (..., *F).
@@ -122,6 +190,17 @@ AnyMethodConfig = tagged(METHODS)
 def build_method(config: MethodConfig, backbone: nn.Module) -> Method[Any]:
     """Return the method that `config` describes, around `backbone`."""
     return METHODS.get(config.name)(config, backbone)
+
+
+def check_additions(additions: Mapping[str, AdditionConfig], method: str) -> None:
+    """Refuse additions that give further rows to a method that has no use for them."""
+    for name, config in additions.items():
+        if ADDITIONS.get(config.name).adds_rows and not METHODS.get(method).takes_rows:
+            able = [other for other in METHODS.names() if METHODS.get(other).takes_rows]
+            raise ConfigError(
+                f"additions.{name}: method {method!r} cannot learn from the rows that it adds; it "
+                f"rides on {', '.join(able)}"
+            )
 
 
 def class_means(features: Tensor, labels: Tensor, ways: int) -> Tensor:

@@ -5,7 +5,7 @@ No function reads a value back from the device.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -13,28 +13,50 @@ from torch import Tensor, nn
 
 from fsl.errors import ConfigError
 
+UNDECAYED = ("bias", "relative_position_bias_table")
+"""Ends of names of tensors that do not decay, whatever their shape."""
+
 
 def parameter_groups(
-    module: nn.Module, weight_decay: float, *, decay_all: bool = False
+    module: nn.Module,
+    weight_decay: float,
+    *,
+    decay_all: bool = False,
+    lr_multipliers: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
-    """Return AdamW's two groups: decayed tensors, then biases and one-dimensional ones.
+    """Return AdamW's groups: decayed tensors, then biases and one-dimensional ones.
 
     Tensors with more than one dimension decay, class token, position table, mask embedding and
-    prototype gains (K, 1) included; `decay_all` puts the others there too. Parameters without
-    gradient are left out, empty groups too. The undecayed group carries `"decayed": False`, so
-    that a schedule of the decay can skip it.
+    prototype gains (K, 1) included; `decay_all` puts the others there too. Swin's tables of
+    position biases do not decay either. Parameters without gradient are left out, empty groups
+    too. The undecayed group carries `"decayed": False`, so that a schedule of the decay can skip
+    it, and every group the `lr_multiplier` that a schedule of the rate applies.
+
+    Args:
+        module: whose parameters are grouped.
+        weight_decay: of the decayed groups.
+        decay_all: whether biases and one-dimensional tensors decay as well.
+        lr_multipliers: beginning of a parameter's name -> multiple of the rate; 1 for the others.
     """
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            is_plain = not decay_all and (parameter.ndim <= 1 or name.endswith("bias"))
-            (plain if is_plain else decayed).append(parameter)
-    groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": weight_decay, "decayed": True},
-        {"params": plain, "weight_decay": 0.0, "decayed": False},
+            decays = decay_all or not (parameter.ndim <= 1 or name.endswith(UNDECAYED))
+            multiplier = _multiplier(name, lr_multipliers or {})
+            groups.setdefault((multiplier, decays), []).append(parameter)
+    return [
+        {
+            "params": groups[multiplier, decays],
+            "weight_decay": weight_decay if decays else 0.0,
+            "decayed": decays,
+            "lr_multiplier": multiplier,
+        }
+        for multiplier, decays in sorted(groups, key=lambda key: (key[0] != 1, key[0], not key[1]))
     ]
-    return [group for group in groups if group["params"]]
+
+
+def _multiplier(name: str, multipliers: Mapping[str, float]) -> float:
+    return next((value for start, value in multipliers.items() if name.startswith(start)), 1.0)
 
 
 @torch.no_grad()

@@ -65,10 +65,10 @@ class PairedDifference(NamedTuple):
         """Whether the interval excludes zero."""
         return abs(self.mean) > self.half_width
 
-    def words(self, a: str, b: str) -> str:
+    def words(self, a: str, b: str, unit: str = "episodes") -> str:
         """One sentence: which is better by how much, or that nobody can tell."""
         size = f"{100 * abs(self.mean):.2f} ± {100 * self.half_width:.2f} points"
-        pairs = f"(paired over {self.tasks} episodes)"
+        pairs = f"(paired over {self.tasks} {unit})"
         if not self.real:
             sign = "−" if self.mean < 0 else ""
             return f"no real difference between {a} and {b}: {sign}{size} {pairs}"

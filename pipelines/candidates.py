@@ -25,8 +25,8 @@ from data_shards.manifest import ShardSet
 from fsl.evaluation import EpisodeScores, prototype_scores
 from fsl.images import ImageSpec
 from fsl.task_scores import method_scores
-from pipelines.checkpoint import LoadedModel
 from pipelines.features import Part, model_features, pixel_features
+from pipelines.model import LoadedModel
 from pipelines.training_data import Data
 
 BASE = "base"

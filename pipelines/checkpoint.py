@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -25,12 +25,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from data_shards.location import Location
-from fsl.backbones import build_backbone
-from fsl.backbones.features import FeaturesConfig
 from fsl.config import build
 from fsl.errors import CheckpointError, ConfigError
-from fsl.images import ImageSpec
-from fsl.method import Method, build_method
+from fsl.method import Method
 from pipelines.optim import optimizer_state, restore_optimizer
 from pipelines.train_config import TrainConfig
 
@@ -38,6 +35,8 @@ FORMAT = 1
 MODEL, STATE, MANIFEST = "model.safetensors", "state.pt", "checkpoint.json"
 DIRECTORY = "checkpoints"
 SCORE = "val_accuracy"
+ADDITIONS = "additions."
+"""What the names of weights begin with that only ride on a method."""
 Which = Literal["best", "last"]
 
 
@@ -55,21 +54,6 @@ class CheckpointInfo:
     metrics: dict[str, float] = field(default_factory=dict)
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     format: int = FORMAT
-
-
-class LoadedModel(NamedTuple):
-    """A trained method, ready for evaluation or export."""
-
-    method: Method[Any]
-    images: ImageSpec
-    config: TrainConfig
-    digest: str
-    """sha256 of the weights file."""
-
-    @property
-    def on_vectors(self) -> bool:
-        """Whether it learnt from a feature table, so that it can answer no image."""
-        return isinstance(self.config.backbone, FeaturesConfig)
 
 
 def write_checkpoint(
@@ -122,6 +106,17 @@ class Checkpoint:
         _same_architecture(self.name, tensors, method.state_dict())
         method.load_state_dict(tensors)
 
+    def restore_method(self, method: nn.Module) -> None:
+        """Load the weights of a method; its additions may be others than it was trained with."""
+        wanted = method.state_dict()
+        kept = {key: value for key, value in wanted.items() if key.startswith(ADDITIONS)}
+        tensors = self._tensors()
+        riding = {key: value for key, value in tensors.items() if key.startswith(ADDITIONS)}
+        if _shapes(riding) != _shapes(kept):
+            tensors = {key: value for key, value in tensors.items() if key not in riding} | kept
+        _same_architecture(self.name, tensors, wanted)
+        method.load_state_dict(tensors)
+
     def restore_backbone(self, method: Method[Any]) -> None:
         """Load the weights of the backbone, whatever method it was trained with."""
         prefix = "backbone."
@@ -165,6 +160,10 @@ class Checkpoint:
 
 
 _REMEDY = f"the checkpoint is damaged: delete the directory {DIRECTORY} above it to train again"
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(value.shape) for key, value in tensors.items()}
 
 
 def _same_architecture(
@@ -240,38 +239,18 @@ def _pointed(stage_path: Location, which: Which) -> str:
     return name
 
 
-def load_model(stage_path: Location, which: Which = "best") -> LoadedModel:
-    """Return the trained method of a train stage, on the CPU, in evaluation mode."""
-    with open_checkpoint(stage_path, which) as checkpoint:
-        config = _settings(checkpoint.info, checkpoint.name)
-        method = fresh_method(config, pretrained=False)
-        checkpoint.restore_model(method)
-        digest = checkpoint.info.files[MODEL]["sha256"]
-    assert config.images is not None
-    return LoadedModel(method.eval(), config.images, config, digest)
-
-
 def trained_config(stage_path: Location) -> TrainConfig:
     """Return the settings of a finished train stage, images and backbone resolved."""
     place = stage_path / _pointed(stage_path, "last") / MANIFEST
-    return _settings(_parse_info(place.read_text(), str(place.parent)), str(place))
+    return settings_of(_parse_info(place.read_text(), str(place.parent)), str(place))
 
 
-def _settings(info: CheckpointInfo, name: str) -> TrainConfig:
+def settings_of(info: CheckpointInfo, name: str) -> TrainConfig:
+    """Return the train stage's settings in a checkpoint."""
     try:
         return build(TrainConfig, info.config, origin=name)
     except ConfigError as error:
         raise CheckpointError(f"{error}; the checkpoint was made by another version") from None
-
-
-def fresh_method(config: TrainConfig, pretrained: bool = True) -> Method[Any]:
-    """Return the untrained method; without `pretrained` no weights are fetched."""
-    assert config.backbone is not None
-    assert config.images is not None
-    backbone = config.backbone
-    if not pretrained and "pretrained" in type(backbone).model_fields:
-        backbone = backbone.model_copy(update={"pretrained": None})
-    return build_method(config.method, build_backbone(backbone, config.images))
 
 
 def _read_info(path: Path, name: str) -> CheckpointInfo:

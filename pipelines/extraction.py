@@ -24,9 +24,10 @@ from data_shards.manifest import ShardSet
 from fsl.backbones.features import FeaturesConfig
 from fsl.config import Section
 from fsl.errors import StageError
-from pipelines.checkpoint import LoadedModel, Which, load_model
+from pipelines.checkpoint import Which
 from pipelines.features import computed, image_batches
 from pipelines.image_store import ImageStore
+from pipelines.model import LoadedModel, load_model
 
 VECTOR = "feature"
 

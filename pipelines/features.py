@@ -30,9 +30,9 @@ from data_shards.manifest import Split
 from fsl.config import digest
 from fsl.images import ImageSpec
 from fsl.method import Method
-from pipelines.checkpoint import LoadedModel
 from pipelines.image_store import Store, open_store
 from pipelines.loader import share_imports
+from pipelines.model import LoadedModel
 from pipelines.validation import ImageChunks
 
 logger = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ def model_features(
 
     def compute() -> Tensor:
         method = model.method.to(device).eval()
-        batches = _batches(part, model.images, batch_size, loader_workers)
+        batches = prepared_batches(part, model.images, batch_size, loader_workers)
         return computed(getattr(method, what), batches, device)
 
     identity = {"weights": model.digest, "what": what}
@@ -122,7 +122,7 @@ def pixel_features(part: Part, images: ImageSpec, cache: Location, batch_size: i
     def compute() -> Tensor:
         parts = [
             F.avg_pool2d(chunk * std + mean, 2).flatten(1)
-            for chunk in _batches(part, small, batch_size, 0)
+            for chunk in prepared_batches(part, small, batch_size, 0)
         ]
         pixels = torch.cat(parts)
         return pixels - pixels.mean(1, keepdim=True)
@@ -190,7 +190,9 @@ def image_batches(
     )
 
 
-def _batches(part: Part, images: ImageSpec, batch_size: int, loader_workers: int) -> tqdm[Tensor]:
+def prepared_batches(
+    part: Part, images: ImageSpec, batch_size: int, loader_workers: int
+) -> tqdm[Tensor]:
     """Yield images in row order, with a progress bar."""
     store = open_store(part.split, images.mode)
     loader = image_batches(store, part.rows, images, batch_size, loader_workers)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
+from fsl.additions import AdditionConfig
 from fsl.errors import CheckpointError
 from fsl.optimization import (
     add_l2_gradients_,
@@ -23,9 +24,21 @@ from fsl.schedules import CosineSchedule, StaircaseSchedule
 from pipelines.optim_config import ClipConfig, OptimConfig
 
 
-def build_optimizer(method: nn.Module, config: OptimConfig) -> AdamW:
+def build_optimizer(
+    method: nn.Module,
+    config: OptimConfig,
+    additions: Mapping[str, AdditionConfig] | None = None,
+) -> AdamW:
     """Return AdamW over the trainable parameters; biases and 1-D tensors usually do not decay."""
-    groups = parameter_groups(method, config.weight_decay, decay_all=config.decay_all)
+    groups = parameter_groups(
+        method,
+        config.weight_decay,
+        decay_all=config.decay_all,
+        lr_multipliers={
+            f"additions.{name}.": addition.lr_multiplier
+            for name, addition in (additions or {}).items()
+        },
+    )
     on_gpu = any(p.is_cuda for group in groups for p in group["params"])
     return AdamW(groups, lr=config.lr, betas=config.betas, eps=config.epsilon, fused=on_gpu or None)
 
@@ -49,9 +62,10 @@ class Schedules:
     def apply(self, optimizer: Optimizer, step: int) -> dict[str, float]:
         """Set them for `step`, from 0, and return rate and decay for the log."""
         lr, weight_decay = self.lr(step), self.weight_decay(step)
-        of_torch = weight_decay if self.config.decay_times_lr else unscaled_decay(weight_decay, lr)
+        scaled = self.config.decay_times_lr
         for group in optimizer.param_groups:
-            group["lr"] = lr
+            rate = group["lr"] = lr * group["lr_multiplier"]
+            of_torch = weight_decay if scaled else unscaled_decay(weight_decay, rate)
             group["weight_decay"] = of_torch if group["decayed"] else 0.0
             if self.config.epsilon_before_correction:
                 group["eps"] = outer_epsilon(self.config.epsilon, self.config.betas[1], step)
@@ -91,9 +105,13 @@ def optimizer_state(optimizer: Optimizer, method: nn.Module) -> dict[str, dict[s
 def restore_optimizer(
     optimizer: Optimizer, method: nn.Module, saved: Mapping[str, Any], name: str
 ) -> None:
-    """Load what `optimizer_state` returned; a parameter without saved state starts afresh."""
+    """Load what `optimizer_state` returned; a parameter without saved state starts afresh.
+
+    State of additions that the method is without is left out.
+    """
     numbered = _numbered(optimizer, method)
-    unknown = sorted(set(saved) - set(numbered.values()))
+    strange = set(saved) - set(numbered.values())
+    unknown = sorted(name for name in strange if not name.startswith("additions."))
     if unknown:
         raise CheckpointError(
             f"{name}: optimizer state of {unknown[0]!r}, which is not trained here; "

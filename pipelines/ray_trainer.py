@@ -153,7 +153,7 @@ def _trainer(spec: TrainSpec, use_gpu: bool) -> TorchTrainer:
             failure_config=TRAIN.FailureConfig(max_failures=cluster.max_failures),
             checkpoint_config=TRAIN.CheckpointConfig(
                 num_to_keep=spec.config.checkpoint.keep,
-                checkpoint_score_attribute=SCORE if spec.bank is not None else None,
+                checkpoint_score_attribute=SCORE if spec.config.validation.every_epochs else None,
             ),
             logging_config=TRAIN.LoggingConfig(log_level="ERROR"),
         ),

@@ -13,7 +13,7 @@ from fsl.backbones.features import FeaturesConfig
 from fsl.errors import StageError
 from fsl.images import ImageSpec
 from pipelines.train_config import TrainConfig
-from pipelines.training_data import Data
+from pipelines.training_data import Data, training_pools
 
 
 def resolved(
@@ -65,11 +65,9 @@ def _for_vectors(config: TrainConfig) -> dict[str, Any]:
 
 def filled_in(config: TrainConfig, data: Data) -> TrainConfig:
     """Return resolved settings with the numbers that the data have."""
-    update: dict[str, Any] = {}
-    method = config.method
-    if "classes" in type(method).model_fields and getattr(method, "classes", 0) is None:
-        classes = sum(len(data.split(name).class_names) for name in config.splits)
-        update["method"] = method.model_copy(update={"classes": classes})
+    pools = training_pools(config, data)
+    counts = [count for pool in pools for count in pool.class_rows().counts.tolist()]
+    update: dict[str, Any] = {"method": config.method.knowing(counts)}
     if isinstance(config.backbone, FeaturesConfig) and isinstance(data, FeatureSet):
         update["backbone"] = _of_length(config.backbone, data)
     return config.model_copy(update=update)

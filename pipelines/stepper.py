@@ -49,7 +49,7 @@ class Stepper:
 
     def take(self, progress: Progress, micro_batches: Sequence[LocalBatch]) -> dict[str, Tensor]:
         """Take the step at `progress` and return this rank's weighted metrics, detached."""
-        self.method.before_step(progress)
+        self.method.begin_step(progress)
         self.schedules.apply(self.optimizer, progress.step)
         metrics: dict[str, Tensor] = {}
         for number, local in enumerate(micro_batches):

@@ -11,10 +11,13 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from data_shards.episode_designs import AnyEpisodeDesign
+from data_shards.selection import SelectionConfig
+from fsl.additions import AnyAdditions
 from fsl.backbones import AnyBackboneConfig
 from fsl.config import RuntimeOnly, Section
+from fsl.errors import ConfigError
 from fsl.images import ImageSpec
-from fsl.method import METHODS, AnyMethodConfig
+from fsl.method import METHODS, AnyMethodConfig, check_additions
 from fsl.search_space import Choice
 from fsl.types import Episode
 from pipelines.optim_config import OptimConfig
@@ -48,6 +51,8 @@ class DataConfig(Section):
     split: str | Annotated[tuple[str, ...], Field(min_length=1)] = "base"
     """Split of the shard set. Methods that learn from episodes take several: each task comes from
     one of them, in proportion to their numbers of classes."""
+    select: SelectionConfig | None = None
+    """Train on a part of the split: some domains, a long tail, without images set aside."""
     batch_size: Annotated[int, Field(ge=1, le=65536), Choice(32, 64, 128, 256)] = 64
     """Images of one optimizer step, over all workers. Not for methods that learn from episodes."""
     order: OrderConfig = OrderConfig()
@@ -70,8 +75,12 @@ _IMAGE_BATCHES = ("batch_size", "order", "incomplete")
 
 
 class ValidationConfig(Section):
-    """Few-shot accuracy on validation classes, which chooses the best checkpoint."""
+    """Accuracy on images that are not trained on, which chooses the best checkpoint."""
 
+    kind: Literal["episodes", "classes"] = "episodes"
+    """`episodes`: few-shot tasks of validation classes. `classes`: which of the training classes
+    the images set aside by `data.select.set_aside` are of; then only `every_epochs`, `batch_size`
+    count."""
     every_epochs: Annotated[int, Field(ge=0)] = 10
     """Validate after so many epochs, and after the last one; 0 never does, and the best
     checkpoint is then the last."""
@@ -161,6 +170,8 @@ class TrainConfig(StageConfig):
     """Network; null: that of the train stage in `needs`."""
     method: AnyMethodConfig
     """What is learnt."""
+    additions: AnyAdditions = {}  # noqa: RUF012 - pydantic copies it
+    """What rides on the method in training, each by its name, e.g. drloc: {weight: 0.5}."""
     data: DataConfig = DataConfig()
     """Images and batches."""
     episodes: AnyEpisodeDesign | None = None
@@ -186,6 +197,24 @@ class TrainConfig(StageConfig):
     def splits(self) -> tuple[str, ...]:
         """The splits trained on."""
         return (self.data.split,) if isinstance(self.data.split, str) else self.data.split
+
+    @model_validator(mode="after")
+    def _validation_has_images(self) -> Self:
+        aside = self.data.select is not None and self.data.select.set_aside > 0
+        if self.validation.kind == "classes" and self.validation.every_epochs and not aside:
+            raise ValueError(
+                "validation.kind: classes asks images that were set aside; say how many, e.g. "
+                "data.select.set_aside: 0.1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _additions_fit_the_method(self) -> Self:
+        try:
+            check_additions(self.additions, self.method.name)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return self
 
     @model_validator(mode="after")
     def _batches_fit_the_method(self) -> Self:

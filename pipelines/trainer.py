@@ -28,18 +28,24 @@ from pipelines.checkpoint import (
     SCORE,
     Checkpoint,
     CheckpointInfo,
-    fresh_method,
     open_checkpoint,
     write_checkpoint,
 )
 from pipelines.loader import batches
 from pipelines.metric_log import MetricLog
+from pipelines.model import fresh_method
 from pipelines.optim import Schedules, build_optimizer
 from pipelines.session import Session
 from pipelines.stepper import Stepper, step_seed
 from pipelines.train_config import TrainConfig
-from pipelines.training_data import Data, build_data_set, build_plan, open_data
-from pipelines.validation import Validator
+from pipelines.training_data import (
+    Data,
+    build_data_set,
+    build_plan,
+    open_data,
+    set_aside_images,
+)
+from pipelines.validation import ClassValidator, Validator
 from pipelines.watch import COLLAPSED, Report
 from pipelines.window import MetricWindow
 
@@ -119,7 +125,7 @@ class Trainer:
         if config.channels_last:
             self.method.to(memory_format=torch.channels_last)
         self.method.train()
-        self.optimizer = build_optimizer(self.method, config.optim)
+        self.optimizer = build_optimizer(self.method, config.optim, config.additions)
         self.schedules = Schedules(config.optim, self.total_steps, self.plan.steps_per_epoch)
         scaled = config.precision == "fp16"
         self.scaler = torch.amp.GradScaler(session.device.type, enabled=scaled)
@@ -142,7 +148,7 @@ class Trainer:
         if self.config.init.restore == "backbone":
             checkpoint.restore_backbone(self.method)
             return
-        checkpoint.restore_model(self.method)
+        checkpoint.restore_method(self.method)
         if self.config.init.restore == "all":
             checkpoint.restore_training(self.method, self.optimizer, self.scaler)
 
@@ -151,17 +157,19 @@ class Trainer:
         assert config.images is not None
         grid_of = getattr(self.method.backbone, "grid", None)
         self.data_set = build_data_set(config, data, self.plan, grid_of, session.rank)
-        self.validator: Validator | None = None
+        shares = {
+            "batch_size": config.validation.batch_size,
+            "loader_workers": config.data.loader_workers,
+            "rank": session.rank,
+            "world_size": session.world_size,
+        }
+        self.validator: Validator | ClassValidator | None = None
         if self.spec.bank is not None:
-            self.validator = Validator(
-                data.split(config.validation.split),
-                EpisodeBank.load(self.spec.bank),
-                config.images,
-                batch_size=config.validation.batch_size,
-                loader_workers=config.data.loader_workers,
-                rank=session.rank,
-                world_size=session.world_size,
-            )
+            split, bank = data.split(config.validation.split), EpisodeBank.load(self.spec.bank)
+            self.validator = Validator(split, bank, config.images, **shares)
+        elif config.validation.every_epochs:
+            aside = set_aside_images(config, data)
+            self.validator = ClassValidator(aside, config.images, **shares)
 
     def fit(self) -> dict[str, float]:
         """Train until the end or `stopped`; return the last numbers (none if nothing was left)."""

@@ -9,6 +9,8 @@ from data_shards.features import FeatureSet, FeatureSplit
 from data_shards.location import Location
 from data_shards.manifest import ShardSet, Split
 from data_shards.order import ClassBalancedOrder, Order, ShuffledOrder
+from data_shards.selection import set_aside_part, training_part
+from fsl.errors import ConfigError
 from fsl.method import METHODS
 from pipelines.batch_plan import BatchPlan
 from pipelines.image_store import ImageStore, PooledStore, open_store
@@ -23,6 +25,27 @@ def open_data(root: Location, features: bool) -> Data:
     return FeatureSet.open(root) if features else ShardSet.open(root)
 
 
+def training_pools(config: TrainConfig, data: Data) -> list[Split | FeatureSplit]:
+    """Return the splits trained on, or the selected parts of them."""
+    pools = [data.split(name) for name in config.splits]
+    if config.data.select is None:
+        return pools
+    return [training_part(images_of(pool), config.data.select) for pool in pools]
+
+
+def set_aside_images(config: TrainConfig, data: Data) -> Split:
+    """Return the images of the training split that `validation.kind: classes` asks for."""
+    assert config.data.select is not None
+    return set_aside_part(images_of(data.split(config.splits[0])), config.data.select)
+
+
+def images_of(split: Split | FeatureSplit) -> Split:
+    """Return a split of images; refuses one of feature vectors."""
+    if isinstance(split, FeatureSplit):
+        raise ConfigError("data.select: chooses images, and the stage trains on feature vectors")
+    return split
+
+
 def build_order(config: OrderConfig, split: Split | FeatureSplit, seed: int) -> Order:
     """Return the order that `config` describes."""
     if config.images_per_class is not None:
@@ -33,11 +56,11 @@ def build_order(config: OrderConfig, split: Split | FeatureSplit, seed: int) -> 
 def build_plan(config: TrainConfig, data: Data, world_size: int) -> BatchPlan:
     """Return the division of an epoch; raises ConfigError when the data cannot serve it."""
     if config.episodes is not None:
-        for name in config.splits:
-            config.episodes.check(data.split(name))
+        for pool in training_pools(config, data):
+            config.episodes.check(pool)
         alone = config.episodes.varies or batcher_of(config).varies
         return BatchPlan.of_tasks(config.episodes, config.data.micro_batch, world_size, alone)
-    order = build_order(config.data.order, data.split(config.splits[0]), 0)
+    order = build_order(config.data.order, training_pools(config, data)[0], 0)
     return BatchPlan.of(config.data, len(order), world_size)
 
 
@@ -53,7 +76,7 @@ def build_data_set(
     """Return the batches of one rank."""
     assert config.images is not None
     seed, batcher = config.seed or 0, batcher_of(config, grid_of)
-    pools = [data.split(name) for name in config.splits]
+    pools = training_pools(config, data)
     keep = config.data.cache == "decoded"
     stores = [open_store(pool, config.images.mode, keep) for pool in pools]
     if config.episodes is not None:

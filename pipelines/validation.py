@@ -1,12 +1,12 @@
-"""Few-shot accuracy on the validation classes while training: the same sealed tasks each time.
+"""Accuracy while training: on sealed tasks of validation classes, or on images set aside.
 
-The images of the tasks are shared out over the ranks, each encodes its own, these are
+The images are shared out over the ranks, each encodes its own, these are
 gathered, and every rank computes the same accuracy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -44,12 +44,12 @@ class ImageChunks(Dataset[Tensor]):
         return evaluation_images(self.store.images(rows), self.images)
 
 
-class Validator:
-    """Scores a method on one bank of tasks.
+class SharedImages:
+    """Rows of a split that the ranks encode together, each its share.
 
     Args:
-        split: the validation split.
-        bank: tasks on it.
+        split: the split.
+        rows: which rows, (N,).
         images: how images look to the network.
         batch_size: images per forward pass.
         loader_workers: processes that decode; 0 decodes here.
@@ -60,7 +60,7 @@ class Validator:
     def __init__(
         self,
         split: Split | FeatureSplit,
-        bank: EpisodeBank,
+        rows: NDArray[np.int64],
         images: ImageSpec,
         *,
         batch_size: int = 128,
@@ -68,33 +68,22 @@ class Validator:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.world_size, self.loader_workers = world_size, loader_workers
-        assert bank.query is not None
-        rows, inverse = np.unique(
-            np.concatenate([bank.support.ravel(), bank.query.ravel()]), return_inverse=True
-        )
-        numbers = torch.from_numpy(inverse.ravel().astype(np.int64))
-        self.support = numbers[: bank.support.size].view(bank.support.shape)  # (E, W, k)
-        self.query = numbers[bank.support.size :].view(bank.query.shape)  # (E, W, q)
-        self.labels = torch.from_numpy(split.labels[rows].astype(np.int64))  # (N,)
+        self.world_size, self.loader_workers, self.count = world_size, loader_workers, len(rows)
         self.share = -(-len(rows) // world_size)
         own = rows[rank * self.share : (rank + 1) * self.share].astype(np.int64)
         self.chunks = ImageChunks(open_store(split, images.mode), own, images, batch_size)
 
-    @torch.no_grad()
-    def score(
-        self, method: Method[object], device: torch.device, autocast: AbstractContextManager[None]
-    ) -> MeanCI:
-        """Return the accuracy over the tasks; all ranks must call it together."""
-        method.eval()
+    def encoded(
+        self,
+        encode: Callable[[Tensor], Tensor],
+        device: torch.device,
+        autocast: AbstractContextManager[None],
+    ) -> Tensor:
+        """Return what `encode` makes of every image, (N, *F) float32, on every rank."""
         with autocast:
-            parts = [method.encode(chunk.to(device)).float() for chunk in self._loader()]
+            parts = [encode(chunk.to(device)).float() for chunk in self._loader()]
         own = torch.cat(parts) if parts else torch.zeros(0, 1, device=device)
-        encoded = self._gathered(own)
-        tasks = (self.labels, self.support, self.query)
-        scores = method_scores(method, encoded, *(part.to(device) for part in tasks))
-        method.train()
-        return mean_ci95(scores.accuracies)
+        return self._gathered(own)
 
     def _loader(self) -> Iterator[Tensor]:
         workers = min(self.loader_workers, len(self.chunks))
@@ -119,4 +108,64 @@ class Validator:
         padded[: len(own)] = own.reshape(-1, *shape)
         shares = [torch.empty_like(padded) for _ in range(self.world_size)]
         dist.all_gather(shares, padded)
-        return torch.cat(shares)[: len(self.labels)]
+        return torch.cat(shares)[: self.count]
+
+
+class Validator:
+    """Scores a method on one bank of tasks.
+
+    Args:
+        split: the validation split.
+        bank: tasks on it.
+        images: how images look to the network.
+        shares: see `SharedImages`.
+    """
+
+    def __init__(
+        self, split: Split | FeatureSplit, bank: EpisodeBank, images: ImageSpec, **shares: int
+    ) -> None:
+        assert bank.query is not None
+        rows, inverse = np.unique(
+            np.concatenate([bank.support.ravel(), bank.query.ravel()]), return_inverse=True
+        )
+        numbers = torch.from_numpy(inverse.ravel().astype(np.int64))
+        self.support = numbers[: bank.support.size].view(bank.support.shape)  # (E, W, k)
+        self.query = numbers[bank.support.size :].view(bank.query.shape)  # (E, W, q)
+        self.labels = torch.from_numpy(split.labels[rows].astype(np.int64))  # (N,)
+        self.shared = SharedImages(split, rows, images, **shares)
+
+    @torch.no_grad()
+    def score(
+        self, method: Method[object], device: torch.device, autocast: AbstractContextManager[None]
+    ) -> MeanCI:
+        """Return the accuracy over the tasks; all ranks must call it together."""
+        method.eval()
+        encoded = self.shared.encoded(method.encode, device, autocast)
+        tasks = (self.labels, self.support, self.query)
+        scores = method_scores(method, encoded, *(part.to(device) for part in tasks))
+        method.train()
+        return mean_ci95(scores.accuracies)
+
+
+class ClassValidator:
+    """Scores a method on images of the training classes that it does not learn from.
+
+    Args:
+        split: the images; its labels are those of the training split.
+        images: how images look to the network.
+        shares: see `SharedImages`.
+    """
+
+    def __init__(self, split: Split, images: ImageSpec, **shares: int) -> None:
+        self.labels = torch.from_numpy(split.labels.astype(np.int64))  # (N,)
+        self.shared = SharedImages(split, np.arange(len(split)), images, **shares)
+
+    @torch.no_grad()
+    def score(
+        self, method: Method[object], device: torch.device, autocast: AbstractContextManager[None]
+    ) -> MeanCI:
+        """Return the mean accuracy of the classes' images; all ranks must call it together."""
+        method.eval()
+        logits = self.shared.encoded(method.score_classes, device, autocast)  # (N, C)
+        method.train()
+        return mean_ci95((logits.argmax(-1) == self.labels.to(device)).double())

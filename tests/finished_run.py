@@ -13,7 +13,8 @@ from data_shards.location import Location
 from data_shards.synthetic import StrokesConfig
 from data_shards.writer import write_shards
 from fsl.config import build
-from pipelines.checkpoint import CheckpointInfo, fresh_method, write_checkpoint, write_pointers
+from pipelines.checkpoint import CheckpointInfo, write_checkpoint, write_pointers
+from pipelines.model import fresh_method
 from pipelines.provenance import write_provenance
 from pipelines.stage import STAGES, Stage, StageResult
 from pipelines.train_config import TrainConfig

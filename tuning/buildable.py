@@ -14,12 +14,12 @@ from fsl.backbones.features import FeaturesConfig
 from fsl.errors import ConfigError, FewShotError
 from fsl.images import ImageSpec
 from fsl.search_space import Choice
-from pipelines.checkpoint import fresh_method
+from pipelines.model import fresh_method
 from pipelines.train_config import TrainConfig
 from tuning.candidate import Branch
 from tuning.ranges import ends
 
-SECTIONS = ("method", "backbone")
+SECTIONS = ("method", "additions", "backbone")
 SOME = 8
 """Stands for what only the data tell: the number of classes, the length of feature vectors."""
 
@@ -64,13 +64,10 @@ def with_network(judged: TrainConfig, stages: list[TrainConfig]) -> TrainConfig:
     """Return settings with images and network, taken from earlier stages where they are open."""
     images = next((s.images for s in reversed(stages) if s.images is not None), ImageSpec())
     backbone = next((s.backbone for s in reversed(stages) if s.backbone is not None), None)
-    method = judged.method
-    if "classes" in type(method).model_fields and getattr(method, "classes", 0) is None:
-        method = method.model_copy(update={"classes": SOME})
     return judged.model_copy(
         update={
             "images": judged.images or images,
             "backbone": judged.backbone or backbone or FeaturesConfig(size=SOME),
-            "method": method,
+            "method": judged.method.knowing([SOME] * SOME),
         }
     )

@@ -109,6 +109,11 @@ def _check_goals(config: StudyConfig, branch: Branch) -> None:
             "a goal of the study, is never measured; set it to 1 or more, e.g. in the study's "
             "validation section"
         )
+    if config.finalists.count and judged.validation.kind == "classes":
+        raise ConfigError(
+            f"finalists.count: {config.finalists.count} would meet in few-shot tasks, but stage "
+            f"{branch.objective!r} is judged by its training classes; set finalists.count: 0"
+        )
     if config.finalists.count and judged.seed == config.finalists.seed:
         raise ConfigError(
             f"finalists.seed: {judged.seed} is the seed of stage {branch.objective!r} too, whose "
@@ -118,7 +123,10 @@ def _check_goals(config: StudyConfig, branch: Branch) -> None:
 
 def _check_splits(branch: Branch, recipe: PipelineConfig) -> None:
     """Refuse a validation on classes that are trained on, or that are kept for the end."""
-    split = branch.judged(recipe).validation.split
+    judged = branch.judged(recipe)
+    if judged.validation.kind == "classes":  # asks images set aside of the training split
+        return
+    split = judged.validation.split
     where = f"{branch.origin}: stages.{branch.objective}.validation.split: {split!r}"
     if split == SEALED:
         raise ConfigError(

@@ -21,8 +21,9 @@ from ray.tune import Trainable
 from data_shards.location import Location
 from fsl.config import build, digest
 from fsl.errors import ConfigError, StageError
-from pipelines.checkpoint import DIRECTORY, MANIFEST, find_checkpoints, fresh_method, trained_config
+from pipelines.checkpoint import DIRECTORY, MANIFEST, find_checkpoints, trained_config
 from pipelines.local_trainer import run_here
+from pipelines.model import fresh_method
 from pipelines.quiet import prepare_environment
 from pipelines.resolve import filled_in, resolved
 from pipelines.runner import PipelineConfig, run_pipeline

@@ -20,7 +20,7 @@ from tuning.search_keys import Dimension
 __all__ = ["Branch", "Dimension", "Space", "build_space", "describe", "suggest_one"]
 RECIPE = "recipe"
 """Name of the parameter that picks the recipe, where there are several."""
-JUDGED_ALIKE = ("split", "ways", "shots", "queries", "tasks")
+JUDGED_ALIKE = ("kind", "split", "ways", "shots", "queries", "tasks")
 
 
 class Space:

@@ -8,11 +8,13 @@ of the class token in the last block.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
 
 from fsl.config import Section, tagged
+from fsl.errors import ConfigError
 from fsl.images import ImageSpec
 from fsl.registry import Registry
 
@@ -29,6 +31,30 @@ class Tokens(NamedTuple):
     cls: Tensor  # (n, D)
     patches: Tensor  # (n, N, D), row by row over the grid
     attention: Tensor | None  # (n, heads, N) class token -> patches, last block, not renormalised
+
+
+Layers = Literal["last", "stages", "blocks"]
+"""Which maps of tokens: the last one, one per stage, one per block."""
+
+
+class Tap(NamedTuple):
+    """Where a map of tokens can be seen while a backbone works.
+
+    A forward hook on `module` sees it in every pass of `forward` or `tokens`. With activation
+    checkpoints what the hook does on a block belongs to the block, which may run once more in the
+    backward pass.
+    """
+
+    module: nn.Module
+    place: Literal["input", "output"]
+    """Which of the module's tensors it is; the input is the first argument."""
+    features: int
+    """D."""
+    cells: Callable[[Tensor], tuple[Tensor, tuple[int, int]]]
+    """That tensor -> tokens (n, N, D) row by row, and their grid (h, w). For sequences of tokens
+    the grid is that of the latest pass: call it in the hook."""
+    pooled: bool = False
+    """Whether the recipe of dense relative localisation pools the map by two first."""
 
 
 class Backbone(nn.Module):
@@ -71,6 +97,17 @@ class TokenBackbone(Backbone):
     @abstractmethod
     def grid(self, size: int) -> tuple[int, int]:
         """Return the patch grid (h, w) of square images of side `size`."""
+
+    def taps(self, layers: Layers = "last") -> tuple[Tap, ...]:
+        """Return where maps of tokens can be seen, in the order of the pass.
+
+        Args:
+            layers: which maps; raises ConfigError for those that the backbone does not have.
+        """
+        raise ConfigError(
+            f"layers: backbone {self.config.name!r} does not tell where its {layers!r} maps of "
+            "tokens are; write its `taps`, or use another such as vit, swin or resnet"
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the class token (n, D)."""

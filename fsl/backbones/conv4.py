@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from fsl.backbones import BACKBONES, BackboneConfig, TokenBackbone, Tokens
+from fsl.backbones import BACKBONES, BackboneConfig, Layers, Tap, TokenBackbone, Tokens
+from fsl.backbones.taps import stage_taps
 from fsl.errors import ConfigError
 from fsl.images import ImageSpec
 from fsl.search_space import Choice
@@ -55,7 +56,8 @@ class Conv4(TokenBackbone):
         super().__init__(config, images)
         self.pool, self.mask_stage = config.pool, config.mask_stage
         self.halvings = config.halvings
-        widths = [images.channels, *(config.widths or (config.width,) * STAGES)]
+        self.widths = config.widths or (config.width,) * STAGES
+        widths = [images.channels, *self.widths]
         self.stages = nn.Sequential(
             *(conv_stage(widths[i], widths[i + 1], i < config.halvings) for i in range(STAGES))
         )
@@ -97,6 +99,10 @@ class Conv4(TokenBackbone):
                 x = replace_cells(x, masks, self.masked_embed)
             x = stage(x)
         return x
+
+    def taps(self, layers: Layers = "last") -> tuple[Tap, ...]:
+        """Return taps on the maps after every stage, or on the last."""
+        return stage_taps("conv4", layers, self.stages, self.widths)
 
     def grid(self, size: int) -> tuple[int, int]:
         """Return the cells of the last map; every halving rounds down."""

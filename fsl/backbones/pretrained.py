@@ -1,4 +1,4 @@
-"""Published ViT weights into ours: timm's by name, or a file on disk.
+"""Published weights into ours: timm's by name, or a file on disk.
 
 Files are read as plain tensors: safetensors, or torch files with `weights_only=True`, which
 cannot run code.
@@ -7,9 +7,10 @@ cannot run code.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import timm
 import torch
@@ -18,55 +19,95 @@ from safetensors.torch import load_file
 from timm.models import adapt_input_conv, is_model_in_modules
 from torch import Tensor
 
-from fsl.backbones.transformer import resize_matrix
+from fsl.backbones import Backbone
 from fsl.errors import ConfigError, did_you_mean
-
-if TYPE_CHECKING:
-    from fsl.backbones.vit import ViT
 
 FILE_ENDINGS = (".safetensors", ".pt", ".pth")
 WRAPPERS = ("teacher", "model", "state_dict")
 PREFIXES = ("module.", "backbone.", "_orig_mod.")
 OPTIONAL = {"masked_embed"}  # only backbones that were trained with masks have it
-IGNORED = ("head.", "head_drop.", "fc_norm.")  # classifiers that publishers leave in
+IGNORED = ("head.", "head_drop.", "fc_norm.", "fc.")  # classifiers that publishers leave in
+
+State = dict[str, Tensor]
 
 
-def load_pretrained(backbone: ViT, source: str) -> None:
-    """Copy the weights named by `source` into `backbone`, resizing positions where needed.
+def unchanged(state: State, backbone: Any) -> State:
+    """Return the weights as they are."""
+    del backbone
+    return state
+
+
+def all_fit(model: Any, backbone: Any) -> str:
+    """Return no complaint."""
+    del model, backbone
+    return ""
+
+
+@dataclass(frozen=True)
+class Family:
+    """Which weights fit a kind of backbone."""
+
+    title: str
+    """What messages call the backbone."""
+    modules: frozenset[str]
+    """timm's modules that make such networks."""
+    names: tuple[str, ...]
+    """Patterns of the names of timm's models, for near matches."""
+    pixels: str
+    """Name of the weight of the convolution that sees the pixels."""
+    settings: str
+    """The settings that decide on the shapes of the weights."""
+    adapt: Callable[[State, Any], State] = unchanged
+    """Fits weights to the sizes of a backbone."""
+    complaint: Callable[[Any, Any], str] = all_fit
+    """What of a model of timm's does not fit a backbone, though the shapes of its weights may."""
+
+
+def load_pretrained(backbone: Backbone, source: str, family: Family) -> None:
+    """Copy the weights named by `source` into `backbone`.
+
+    Args:
+        backbone: has timm's names of parameters.
+        source: name of a timm model, or path of a file.
+        family: of the backbone.
 
     Raises:
         ConfigError: no such model or file, no download possible, or the shapes differ.
     """
-    where = f"pretrained {source!r}"
-    raw = (
-        _read_file(Path(source)) if source.endswith(FILE_ENDINGS) else _from_timm(source, backbone)
-    )
+    is_file = source.endswith(FILE_ENDINGS)
+    raw = _read_file(Path(source)) if is_file else _from_timm(source, backbone, family)
     state = {key: value for key, value in raw.items() if not key.startswith(IGNORED)}
-    _adapt(backbone, state)
-    own = backbone.state_dict()
+    weight = state.get(family.pixels)
+    if weight is not None and weight.dim() == 4 and weight.shape[1] != backbone.images.channels:
+        state[family.pixels] = adapt_input_conv(backbone.images.channels, weight)
+    state = family.adapt(state, backbone)
+    wrong = _misfits(state, backbone.state_dict())
+    if wrong:
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        raise ConfigError(
+            f"pretrained {source!r} does not fit this {family.title}: {wrong[0]}{more}; "
+            f"set {family.settings} as they were when it was trained"
+        )
+    backbone.load_state_dict(state, strict=False)
+
+
+def _misfits(state: State, own: State) -> list[str]:
     wrong = [
         f"{key} is {tuple(state[key].shape)} there, {tuple(value.shape)} here"
         for key, value in own.items()
         if key in state and state[key].shape != value.shape
     ]
     wrong += [f"{key} is missing there" for key in own if key not in state and key not in OPTIONAL]
-    wrong += [f"{key} has no place here" for key in state if key not in own]
-    if wrong:
-        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        raise ConfigError(
-            f"{where} does not fit this ViT: {wrong[0]}{more}; "
-            f"set size, width, depth and patch as they were when it was trained"
-        )
-    backbone.load_state_dict(state, strict=False)
+    return wrong + [f"{key} has no place here" for key in state if key not in own]
 
 
-def _from_timm(name: str, backbone: ViT) -> dict[str, Tensor]:
-    if not is_model_in_modules(name.partition(".")[0], {"vision_transformer", "deit"}):
-        known = timm.list_models("vit_*") + timm.list_models("deit_*")
-        near = did_you_mean(name.partition(".")[0], known)
+def _from_timm(name: str, backbone: Backbone, family: Family) -> State:
+    plain = name.partition(".")[0]
+    if not is_model_in_modules(plain, family.modules):
+        known = [each for pattern in family.names for each in timm.list_models(pattern)]
         raise ConfigError(
-            f"pretrained {name!r} is neither a ViT of timm nor a path that ends in "
-            f"{', '.join(FILE_ENDINGS)}{near}"
+            f"pretrained {name!r} is neither a {family.title} of timm nor a path that ends in "
+            f"{', '.join(FILE_ENDINGS)}{did_you_mean(plain, known)}"
         )
     try:
         model: Any = timm.create_model(name, pretrained=True, num_classes=0)
@@ -76,15 +117,13 @@ def _from_timm(name: str, backbone: ViT) -> dict[str, Tensor]:
             f"{str(error).strip().splitlines()[0] if str(error).strip() else 'no reason given'}); "
             f"download it where there is a network and give the .safetensors file's path"
         ) from error
-    heads, own = model.blocks[0].attn.num_heads, backbone.config.shape.heads
-    if heads != own:  # the weights' shapes would not tell
-        raise ConfigError(
-            f"pretrained {name!r} has {heads} attention heads there, {own} here; set `heads`"
-        )
+    complaint = family.complaint(model, backbone)
+    if complaint:
+        raise ConfigError(f"pretrained {name!r} {complaint}")
     return dict(model.state_dict())
 
 
-def _read_file(path: Path) -> dict[str, Tensor]:
+def _read_file(path: Path) -> State:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -106,16 +145,3 @@ def _plain(key: str) -> str:
     for prefix in PREFIXES:
         key = key.removeprefix(prefix)
     return key
-
-
-def _adapt(backbone: ViT, state: dict[str, Tensor]) -> None:
-    """Fit the patch projection to our channels and the position table to our grid, in place."""
-    weight = state.get("patch_embed.proj.weight")
-    if weight is not None and weight.dim() == 4 and weight.shape[1] != backbone.images.channels:
-        state["patch_embed.proj.weight"] = adapt_input_conv(backbone.images.channels, weight)
-    table = state.get("pos_embed")
-    if table is not None and table.dim() == 3 and table.shape[1:] != backbone.pos_embed.shape[1:]:
-        side = round((table.shape[1] - 1) ** 0.5)
-        if side > 0 and side * side == table.shape[1] - 1:  # else reported as a wrong shape
-            resized = resize_matrix((side, side), backbone.patches).to(table.dtype) @ table[:, 1:]
-            state["pos_embed"] = torch.cat([table[:, :1], resized], 1)

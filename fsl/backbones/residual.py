@@ -1,4 +1,4 @@
-"""What the residual networks share: the cells of the last map are the patch tokens.
+"""What the networks without class token share: the cells of the last map are the patch tokens.
 
 Their mean is the class token. Masked patches are not supported.
 
@@ -22,7 +22,7 @@ Widths = tuple[Channels, Channels, Channels, Channels]
 
 
 class MapBackbone(TokenBackbone):
-    """A convolutional network whose last map is its tokens."""
+    """A network whose last map is its tokens."""
 
     has_attention = False
 

@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from fsl.backbones import BACKBONES, BackboneConfig
+from fsl.backbones import BACKBONES, BackboneConfig, Layers, Tap
 from fsl.backbones.residual import MapBackbone, Widths
+from fsl.backbones.taps import stage_taps
 from fsl.errors import ConfigError
 from fsl.images import ImageSpec
 from fsl.modules.episodic_norm import Norm, norm_layer
@@ -55,7 +56,8 @@ class ResNet12(MapBackbone):
 
     def __init__(self, config: ResNet12Config, images: ImageSpec) -> None:
         super().__init__(config, images)
-        self.halvings, self.features = config.halvings, config.widths[-1]
+        self.halvings, self.widths = config.halvings, config.widths
+        self.features = config.widths[-1]
         widths = (images.channels, *config.widths)
         self.stages = nn.Sequential(
             *(
@@ -80,6 +82,10 @@ class ResNet12(MapBackbone):
         self.grid(min(images.shape[-2:]))
         cells: Tensor = self.stages(images)
         return cells
+
+    def taps(self, layers: Layers = "last") -> tuple[Tap, ...]:
+        """Return taps on the maps after every stage, or on the last."""
+        return stage_taps("resnet12", layers, self.stages, self.widths)
 
     def grid(self, size: int) -> tuple[int, int]:
         """Return the cells of the last map; every halving rounds down."""

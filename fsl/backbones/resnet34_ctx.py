@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from fsl.backbones import BACKBONES, BackboneConfig
+from fsl.backbones import BACKBONES, BackboneConfig, Layers, Tap
 from fsl.backbones.residual import MapBackbone, Widths
+from fsl.backbones.taps import stage_taps
 from fsl.images import ImageSpec
 from fsl.modules.episodic_norm import Norm, norm_layer
 from fsl.search_space import Choice
@@ -52,7 +53,7 @@ class ResNet34CTX(MapBackbone):
     def __init__(self, config: ResNet34CTXConfig, images: ImageSpec) -> None:
         super().__init__(config, images)
         self.stride, self.padding = config.stride, config.padding
-        self.features = config.widths[-1]
+        self.widths, self.features = config.widths, config.widths[-1]
         first = config.widths[0]
         self.stem = convolution(images.channels, first, 7, stride=2, padding=config.padding)
         self.stem_norm = norm_layer(config.norm, first)
@@ -88,6 +89,10 @@ class ResNet34CTX(MapBackbone):
         x = F.relu(self.stem_norm(self.stem(images)), inplace=True)
         cells: Tensor = self.stages(halved(x, self.padding))
         return cells
+
+    def taps(self, layers: Layers = "last") -> tuple[Tap, ...]:
+        """Return taps on the maps after every stage, or on the last."""
+        return stage_taps("resnet34_ctx", layers, self.stages, self.widths)
 
     def grid(self, size: int) -> tuple[int, int]:
         """Return the cells of the last map; every halving rounds up."""

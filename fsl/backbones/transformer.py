@@ -10,6 +10,7 @@ Letters in shapes: n images, N = h x w patches, D width, d width of one head.
 from __future__ import annotations
 
 from abc import abstractmethod
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
@@ -21,12 +22,13 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from fsl.backbones import BackboneConfig, TokenBackbone, Tokens
+from fsl.backbones import BackboneConfig, Layers, Tap, TokenBackbone, Tokens
+from fsl.backbones.taps import no_such_layers, sequence_tap
 from fsl.config import RuntimeOnly
 from fsl.images import ImageSpec
 from fsl.search_space import Uniform
 
-EPSILON = 1e-6  # of every LayerNorm, as in the published ViTs
+EPSILON = 1e-6  # of the published ViTs' LayerNorm
 
 
 class TransformerConfig(BackboneConfig):
@@ -51,7 +53,12 @@ class TransformerBackbone(TokenBackbone):
         depth: number of blocks.
         heads: attention heads per block.
         mlp_ratio: hidden width of the block's MLP, relative to D.
+        qkv_bias: whether queries, keys and values have biases.
+        table: a position table (1, 1 + h*w, D) that is not trained; None trains one.
+        epsilon: of every LayerNorm.
     """
+
+    pos_embed: Tensor
 
     def __init__(
         self,
@@ -63,34 +70,38 @@ class TransformerBackbone(TokenBackbone):
         depth: int,
         heads: int,
         mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        table: Tensor | None = None,
+        epsilon: float = EPSILON,
     ) -> None:
         super().__init__(config, images)
         self.features = width
-        self.patches = patches
+        self.patches = self._grid = patches
         self.pool, self.checkpoint_blocks = config.pool, config.checkpoint_blocks
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + patches[0] * patches[1], width))
+        if table is None:
+            self.pos_embed = nn.Parameter(torch.zeros(1, 1 + patches[0] * patches[1], width))
+        else:
+            self.register_buffer("pos_embed", table)
         self.masked_embed = nn.Parameter(torch.zeros(1, width))
-        rates = torch.linspace(0, config.drop_path, depth).tolist() if depth > 1 else [0.0]
-        self.blocks = nn.Sequential(
-            *(
-                Block(width, heads, mlp_ratio=mlp_ratio, qkv_bias=True, drop_path=rate)
-                for rate in rates
-            )
+        norm: Any = partial(LayerNorm, eps=epsilon)
+        block = partial(Block, width, heads, mlp_ratio, qkv_bias, norm_layer=norm)
+        rates = (
+            torch.linspace(0, config.drop_path, depth, device="cpu").tolist()
+            if depth > 1
+            else [0.0]
         )
-        self.norm = LayerNorm(width, eps=EPSILON)
+        self.blocks = nn.Sequential(*(block(drop_path=rate) for rate in rates))
+        self.norm = norm(width)
         self._resizers: dict[tuple[int, int, torch.device], Tensor] = {}
         self._initialise()
 
     def _initialise(self) -> None:
         """Truncated normal 0.02 for linear weights, class token and positions; biases 0."""
         for table in (self.cls_token, self.pos_embed):
-            nn.init.trunc_normal_(table, std=0.02)
-        for module in self.blocks.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+            if isinstance(table, nn.Parameter):
+                nn.init.trunc_normal_(table, std=0.02)
+        initialise_linear(self.blocks)
 
     @abstractmethod
     def embed_patches(self, images: Tensor) -> Tensor:
@@ -101,7 +112,7 @@ class TransformerBackbone(TokenBackbone):
     ) -> Tokens:
         """Return class and patch tokens after the final norm; see `TokenBackbone.tokens`."""
         cells = self.embed_patches(images)  # (n, D, h, w)
-        grid = (cells.shape[-2], cells.shape[-1])
+        self._grid = grid = (cells.shape[-2], cells.shape[-1])
         patches = cells.flatten(2).mT  # (n, N, D)
         cls: Tensor = self.cls_token
         if masks is None:  # stays in the graph: DistributedDataParallel waits for its gradient
@@ -115,6 +126,25 @@ class TransformerBackbone(TokenBackbone):
         x = self.norm(x)
         patches = x[:, 1:]
         return Tokens(x[:, 0] if self.pool == "cls" else patches.mean(1), patches, row)
+
+    def taps(self, layers: Layers = "last") -> tuple[Tap, ...]:
+        """Return taps on the patch tokens before the final norm, or after every block.
+
+        What the last block returns is seen where the norm takes it, since `tokens` does not call
+        the block as a whole when it reads the attention.
+        """
+        last = sequence_tap(self.norm, "input", self.features, self.latest_grid)
+        if layers == "last":
+            return (last,)
+        if layers == "stages":
+            no_such_layers(self.config.name, layers, ("last", "blocks"))
+        first = [*self.blocks][:-1]
+        taps = (sequence_tap(each, "output", self.features, self.latest_grid) for each in first)
+        return (*taps, last)
+
+    def latest_grid(self) -> tuple[int, int]:
+        """Return the patch grid (h, w) of the latest pass."""
+        return self._grid
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
         """Return the position table (1, 1 + h*w, D) for a patch grid (h, w), in float32.
@@ -143,6 +173,15 @@ class TransformerBackbone(TokenBackbone):
             return again  # type: ignore[no-any-return]
         out: Tensor = block(x)
         return out
+
+
+def initialise_linear(module: nn.Module) -> None:
+    """Set the weights of all linear layers to truncated normal 0.02, their biases to 0."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 def block_with_class_attention(block: Any, x: Tensor) -> tuple[Tensor, Tensor]:

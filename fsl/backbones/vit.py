@@ -6,15 +6,16 @@ than the recipe's (local crops, larger evaluation images) get interpolated posit
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
+import torch
 from pydantic import Field, model_validator
 from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor
 
 from fsl.backbones import BACKBONES
-from fsl.backbones.pretrained import load_pretrained
-from fsl.backbones.transformer import TransformerBackbone, TransformerConfig
+from fsl.backbones.pretrained import Family, load_pretrained
+from fsl.backbones.transformer import TransformerBackbone, TransformerConfig, resize_matrix
 from fsl.errors import ConfigError
 from fsl.images import ImageSpec
 
@@ -97,7 +98,7 @@ class ViT(TransformerBackbone):
         self.patch = patch
         self.patch_embed = PatchEmbed(images.size, patch, images.channels, width)
         if config.pretrained is not None:
-            load_pretrained(self, config.pretrained)
+            load_pretrained(self, config.pretrained, PUBLISHED)
 
     def embed_patches(self, images: Tensor) -> Tensor:
         """Return the projected patches (n, D, h, w)."""
@@ -120,3 +121,33 @@ def patch_grid(size: int, patch: int) -> tuple[int, int]:
             f"use size {near} or another `patch`"
         )
     return size // patch, size // patch
+
+
+def with_our_grid(state: dict[str, Tensor], backbone: ViT) -> dict[str, Tensor]:
+    """Return the weights with the position table resized to the backbone's grid."""
+    table = state.get("pos_embed")
+    if table is None or table.dim() != 3 or table.shape[1:] == backbone.pos_embed.shape[1:]:
+        return state
+    side = round((table.shape[1] - 1) ** 0.5)
+    if side < 1 or side * side != table.shape[1] - 1:
+        return state  # reported as a wrong shape
+    resized = resize_matrix((side, side), backbone.patches).to(table.dtype) @ table[:, 1:]
+    return {**state, "pos_embed": torch.cat([table[:, :1], resized], 1)}
+
+
+def other_heads(model: Any, backbone: ViT) -> str:
+    """Return what to say if the numbers of attention heads differ, which no shape tells."""
+    heads, own = model.blocks[0].attn.num_heads, backbone.config.shape.heads
+    return "" if heads == own else f"has {heads} attention heads there, {own} here; set `heads`"
+
+
+PUBLISHED = Family(
+    title="ViT",
+    modules=frozenset({"vision_transformer", "deit"}),
+    names=("vit_*", "deit_*"),
+    pixels="patch_embed.proj.weight",
+    settings="size, width, depth and patch",
+    adapt=with_our_grid,
+    complaint=other_heads,
+)
+"""What `pretrained` can be."""

@@ -3,6 +3,7 @@
 from fsl.methods.awgim import AWGIM
 from fsl.methods.crosstransformer import CrossTransformer
 from fsl.methods.masked_distillation import MaskedDistillation
+from fsl.methods.moco import MoCo
 from fsl.methods.protonet import ProtoNet
 from fsl.methods.simclr import SimCLR
 from fsl.methods.smkd import SMKD
@@ -13,6 +14,7 @@ __all__ = [
     "SMKD",
     "CrossTransformer",
     "MaskedDistillation",
+    "MoCo",
     "ProtoNet",
     "SimCLR",
     "Supervised",

@@ -9,20 +9,20 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
-from fsl.augment import MultiCropBatcher, MultiCropConfig
+from fsl.additions import AdditionConfig
+from fsl.augment import MultiCropBatcher
 from fsl.backbones import TokenBackbone, Tokens
 from fsl.batchers import Batcher
 from fsl.collapse import collapse_signals, diagnose, update_center
 from fsl.distributed import all_reduce_mean
 from fsl.errors import ConfigError
-from fsl.heads import HeadConfig, ProjectionHead
+from fsl.heads import ProjectionHead
 from fsl.images import ImageSpec
 from fsl.losses.patch_distillation import PatchPlan, masked_plan, patch_weights
 from fsl.losses.self_distillation import class_loss
@@ -32,47 +32,13 @@ from fsl.losses.soft_cross_entropy import (
     folded_cross_entropy,
     teacher_probabilities,
 )
-from fsl.masking import BlockMaskConfig
-from fsl.method import Method, MethodConfig
+from fsl.method import Method
+from fsl.methods.distillation_config import DistillationConfig
 from fsl.momentum import ema_update_, make_teacher, matching_parameters
 from fsl.schedules import CosineSchedule, TeacherTemperature
-from fsl.search_space import Choice, IntRange, Uniform
 from fsl.types import MultiViewBatch, Progress, StepOutput
 
 GLOBAL_VIEWS = 2
-Weight = Annotated[float, Field(ge=0, le=100), Uniform(0.0, 2.0)]
-Temperature = Annotated[float, Field(gt=0, le=10)]
-
-
-class DistillationConfig(MethodConfig):
-    """Settings that both stages have; the defaults are those of the paper."""
-
-    crops: MultiCropConfig = MultiCropConfig()
-    """The views of an image."""
-    masks: BlockMaskConfig = BlockMaskConfig()
-    """The patches of global views that the student does not see."""
-    head: HeadConfig = HeadConfig()
-    """The projection head."""
-    student_temperature: Annotated[Temperature, Uniform(0.05, 0.3, log=True)] = 0.1
-    """Student logits are divided by this."""
-    teacher_temperature: Annotated[Temperature, Uniform(0.03, 0.1, log=True)] = 0.07
-    """Teacher logits are divided by this after the warm-up; lower is more decided."""
-    teacher_temperature_start: Annotated[Temperature, Uniform(0.02, 0.07, log=True)] = 0.04
-    """Teacher temperature of the first epoch."""
-    teacher_temperature_epochs: Annotated[int, Field(ge=0), IntRange(0, 60)] = 30
-    """Epochs from the first temperature to the last, shortened to the run's length."""
-    momentum: Annotated[float, Field(ge=0, le=1), Uniform(0.98, 0.9995)] = 0.996
-    """Part of itself that the teacher keeps in the first step."""
-    final_momentum: Annotated[float, Field(ge=0, le=1)] = 1.0
-    """The same towards the last step; half a cosine in between."""
-    center_momentum: Annotated[float, Field(ge=0, lt=1), Choice(0.8, 0.9, 0.95, 0.99)] = 0.9
-    """Part of itself that the centre of the teacher's logits keeps per step."""
-    freeze_last_layer: Annotated[int, Field(ge=0), IntRange(0, 3)] = 1
-    """Epochs at the start in which the prototypes do not learn."""
-    lambda_class: Weight = 1.0
-    """Weight of the class-token loss."""
-    lambda_mim: Weight = 1.0
-    """Weight of the masked-patch loss: patches hidden from the student, against the teacher's."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +66,7 @@ class Distillation(Method[MultiViewBatch]):
     Config = DistillationConfig
     batch_type = MultiViewBatch
     uses_all_parameters: ClassVar[bool] = True  # DistributedDataParallel need not search
+    takes_rows = True
     config: DistillationConfig
     backbone: TokenBackbone
     center: Tensor
@@ -160,14 +127,7 @@ class Distillation(Method[MultiViewBatch]):
             cls = _project(self.teacher_head, views.teacher.cls)  # (G*B, P)
             targets = teacher_probabilities(cls, prototypes, self.center, self.temperature)
             center = cls.mean(0) @ prototypes.mT  # the mean logit, without the logits
-        student = _project(self.head, views.student_cls)
-        loss = class_loss(
-            student,
-            views.prototypes,
-            targets,
-            self.class_fold(views),
-            self.config.student_temperature,
-        )
+        loss = self._class_loss(views, targets)
         total = self.config.lambda_class * loss
         metrics = {"loss_cls": loss.detach()}
         patch_losses, patch_center = self._patch_losses(views, patch_prototypes)
@@ -180,6 +140,26 @@ class Distillation(Method[MultiViewBatch]):
             self._note_center(torch.cat([center, patch_center]), batch.size)
         metrics |= collapse_signals(targets, views.teacher.cls, self.center)
         return StepOutput(total, metrics)
+
+    def _class_loss(self, views: Views, targets: Tensor) -> Tensor:
+        """Return the class-token loss (): of the features, or mean of all streams of rows."""
+        size, width = views.batch, views.student_cls.shape[-1]
+        # BatchFormer sees one view at a time: no image shall attend to itself.
+        mixed = [self.mix(view) for view in torch.split(views.student_cls, size)]
+        streams = torch.stack([view.view(-1, size, width) for view in mixed], 1)  # (r, V, B, D)
+        known = views.prototypes, targets, self.class_fold(views), self.config.student_temperature
+        losses = [class_loss(_project(self.head, rows), *known) for rows in streams.flatten(1, 2)]
+        return torch.stack(losses).mean()
+
+    def attach(self, additions: Mapping[str, AdditionConfig], images: ImageSpec) -> None:
+        """Let `additions` ride on the student; see `Method.attach`."""
+        super().attach(additions, images)
+        for name, addition in self.riding():
+            if addition.adds_rows_inside:
+                raise ConfigError(
+                    f"additions.{name}: method {self.config.name!r} compares each patch with the "
+                    "teacher's, so the network must not double its rows; remove after_blocks"
+                )
 
     def before_step(self, progress: Progress) -> None:
         """Set temperatures and momentum of this step."""

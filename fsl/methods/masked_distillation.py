@@ -7,7 +7,8 @@ from typing import Literal
 from fsl.losses.self_distillation import view_fold
 from fsl.losses.soft_cross_entropy import Fold
 from fsl.method import METHODS
-from fsl.methods.distillation import GLOBAL_VIEWS, Distillation, DistillationConfig, Views
+from fsl.methods.distillation import GLOBAL_VIEWS, Distillation, Views
+from fsl.methods.distillation_config import DistillationConfig
 
 
 class MaskedDistillationConfig(DistillationConfig):

@@ -15,7 +15,8 @@ from fsl.losses.patch_distillation import PatchPlan, matched_plan, released_plan
 from fsl.losses.self_distillation import supervised_fold
 from fsl.losses.soft_cross_entropy import Fold
 from fsl.method import METHODS
-from fsl.methods.distillation import GLOBAL_VIEWS, Distillation, DistillationConfig, Views, Weight
+from fsl.methods.distillation import GLOBAL_VIEWS, Distillation, Views
+from fsl.methods.distillation_config import DistillationConfig, Weight
 from fsl.search_space import Choice
 
 

@@ -9,17 +9,19 @@ Letters in shapes: B images, C outputs, D features.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from fsl.augment import LabelledBatcher, SingleViewConfig
 from fsl.batchers import Batcher
 from fsl.errors import ConfigError
 from fsl.images import ImageSpec
+from fsl.losses.balanced_softmax import balanced_softmax_loss, log_counts
 from fsl.method import METHODS, Method, MethodConfig
 from fsl.metrics import accuracy
 from fsl.search_space import Choice, Uniform
@@ -46,8 +48,26 @@ class SupervisedConfig(MethodConfig):
     """The classifier's logits are divided by this; null: 0.1 for `cosine`, 1 for `linear`."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1), Uniform(0.0, 0.3)] = 0.0
     """Part of the target that is spread evenly over all classes."""
+    balanced: bool = False
+    """Balanced Softmax (Ren et al., NeurIPS 2020), for a long tail of classes: in training each
+    logit gets the logarithm of its class's number of images."""
+    class_counts: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    """With `balanced`: training images of each class; null: those of the training split."""
     view: SingleViewConfig = SingleViewConfig()
     """The random view of each image."""
+
+    def knowing(self, class_counts: Sequence[int]) -> Self:
+        """Return the settings with number and sizes of the classes; see `MethodConfig.knowing`."""
+        known = super().knowing(class_counts)
+        if self.balanced and self.class_counts is None:
+            known = known.model_copy(update={"class_counts": tuple(class_counts)})
+        return known
+
+    @model_validator(mode="after")
+    def _balance_fits(self) -> Self:
+        if self.balanced and self.turned_classes:
+            raise ValueError("balanced and turned_classes: true do not go together; remove one")
+        return self
 
 
 @METHODS.register("supervised")
@@ -57,7 +77,9 @@ class Supervised(Method[LabelledBatch]):
     Config = SupervisedConfig
     batch_type = LabelledBatch
     uses_all_parameters: ClassVar[bool] = True  # DistributedDataParallel need not search
+    takes_rows = True
     config: SupervisedConfig
+    log_counts: Tensor
 
     def __init__(self, config: SupervisedConfig, backbone: nn.Module) -> None:
         super().__init__(config, backbone)
@@ -65,6 +87,8 @@ class Supervised(Method[LabelledBatch]):
         outputs = checked_classes(config) * (TURNS if config.turned_classes else 1)
         self.classifier = nn.Linear(features, outputs, bias=config.classifier == "linear")
         self.temperature = config.temperature or TEMPERATURES[config.classifier]
+        if config.balanced:
+            self.register_buffer("log_counts", log_counts(checked_counts(config)))
 
     @classmethod
     def batcher(cls, config: SupervisedConfig, images: ImageSpec, grid_of: Any) -> Batcher:
@@ -79,10 +103,24 @@ class Supervised(Method[LabelledBatch]):
 
     def loss(self, batch: LabelledBatch) -> StepOutput:
         """Return the cross-entropy of a batch, and the accuracy on the training classes."""
-        logits = self.class_logits(self.embed(batch.images))  # (B, C)
+        rows = self.mix(self.backbone(batch.images))  # (B, D), or (r*B, D)
+        labels = batch.labels.repeat(len(rows) // len(batch.labels))
+        logits = self.class_logits(rows)  # (r*B, C)
         smoothing = self.config.label_smoothing
-        loss = F.cross_entropy(logits, batch.labels, label_smoothing=smoothing)
-        return StepOutput(loss, {"accuracy": accuracy(logits.detach(), batch.labels)})
+        if self.config.balanced:
+            loss = balanced_softmax_loss(logits, labels, self.log_counts, label_smoothing=smoothing)
+        else:
+            loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+        plain = logits.detach()[: len(batch.labels)]
+        return StepOutput(loss, {"accuracy": accuracy(plain, batch.labels)})
+
+    def score_classes(self, images: Tensor) -> Tensor:
+        """Return logits of the training classes, (n, C, H, W) -> (n, K).
+
+        With `turned_classes`, those of the class as it stands.
+        """
+        logits = self.class_logits(self.embed(images))
+        return logits[:, : checked_classes(self.config)]
 
     def class_logits(self, features: Tensor) -> Tensor:
         """Return logits of the training classes, (B, D) -> (B, C), float32 under autocast too."""
@@ -111,3 +149,14 @@ def checked_classes(config: SupervisedConfig) -> int:
             "fills in; outside of one set it to their number, e.g. classes: 64"
         )
     return config.classes
+
+
+def checked_counts(config: SupervisedConfig) -> tuple[int, ...]:
+    """Return the training images of each class; raises ConfigError unless one number each."""
+    classes = checked_classes(config)
+    if config.class_counts is None or len(config.class_counts) != classes:
+        raise ConfigError(
+            f"class_counts: {config.class_counts}, but balanced needs the training images of each "
+            f"of {classes} classes; null in a train stage takes them from the data"
+        )
+    return config.class_counts

@@ -14,8 +14,8 @@ from data_shards.episodes import EpisodeBank
 from data_shards.location import Location
 from data_shards.manifest import Split
 from fsl.augment import evaluation_images
-from pipelines.checkpoint import LoadedModel
 from pipelines.image_store import ImageStore
+from pipelines.model import LoadedModel
 from pipelines.report.pictures import png
 
 Rows: TypeAlias = NDArray[np.int64]

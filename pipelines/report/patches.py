@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fsl.augment import evaluation_images
 from fsl.methods.distillation import Distillation
-from pipelines.checkpoint import LoadedModel
+from pipelines.model import LoadedModel
 from pipelines.report.charts import COLOURS
 from pipelines.report.pictures import heated, hidden, png, unnormalised
 

@@ -35,9 +35,9 @@ from pipelines.accuracies import (
     write_table,
 )
 from pipelines.candidates import Candidate, Model, Pixels, Vectors
-from pipelines.checkpoint import LoadedModel, load_model
 from pipelines.competitors import Questions, competitors, on_named_rows
 from pipelines.features import Part
+from pipelines.model import LoadedModel, load_model
 from pipelines.protocols import AnyProtocol
 from pipelines.racing import RaceConfig, check_competitors, race_banks
 from pipelines.stage import (

@@ -12,8 +12,8 @@ from data_shards.location import Location
 from data_shards.manifest import ShardSet, Split
 from fsl.methods.distillation import Distillation
 from pipelines.accuracies import read_summary
-from pipelines.checkpoint import LoadedModel, load_model
 from pipelines.image_store import ImageStore
+from pipelines.model import LoadedModel, load_model
 from pipelines.report.episode import load_bank, shown_episode
 from pipelines.report.history import history
 from pipelines.report.page import Page

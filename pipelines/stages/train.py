@@ -41,7 +41,7 @@ from pipelines.stage import (
 )
 from pipelines.train_config import TrainConfig
 from pipelines.trainer import TrainSpec
-from pipelines.training_data import Data, build_plan, open_data
+from pipelines.training_data import Data, build_plan, open_data, set_aside_images
 from pipelines.watch import current_watcher
 
 BANKS = "banks"
@@ -137,6 +137,9 @@ def check_data(config: TrainConfig, data: Data) -> None:
     check = config.validation
     if not check.every_epochs:
         return
+    if check.kind == "classes":
+        set_aside_images(config, data)
+        return
     split = data.split(check.split)
     counts = split.class_rows().counts
     enough = int((counts >= check.shots + check.queries).sum())
@@ -198,7 +201,7 @@ def _refuse_foreign(found: Mapping[str, CheckpointInfo], own: str, out: Location
 def _seal_bank(config: TrainConfig, data: Data, out: Location) -> Location | None:
     """Write the validation tasks into the stage's directory."""
     check = config.validation
-    if not check.every_epochs:
+    if not check.every_epochs or check.kind == "classes":
         return None
     bank = EpisodeBank.make(
         data.split(check.split),

@@ -11,8 +11,9 @@ import torch
 
 from data_shards.location import Location
 from data_shards.manifest import ShardSet
-from pipelines.checkpoint import find_checkpoints, load_model, write_pointers
+from pipelines.checkpoint import find_checkpoints, write_pointers
 from pipelines.metric_log import read_metrics
+from pipelines.model import load_model
 from tests import train_script
 from tests.ray_cluster import local_cluster
 from tests.toy_training import toy_features, toy_shards, weights

@@ -14,10 +14,11 @@ from fsl.config import build
 from fsl.images import ImageSpec
 from fsl.method import METHODS
 from pipelines.batch_plan import BatchPlan
-from pipelines.checkpoint import load_model, write_pointers
+from pipelines.checkpoint import write_pointers
 from pipelines.image_store import ImageStore
 from pipelines.loader import ImageSteps, TraceEntry, batches
 from pipelines.metric_log import read_metrics
+from pipelines.model import load_model
 from pipelines.train_config import DataConfig
 from pipelines.training_data import build_order
 from tests import train_script

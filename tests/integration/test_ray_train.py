@@ -13,8 +13,9 @@ import torch
 from data_shards.location import Location
 from data_shards.manifest import ShardSet
 from fsl.errors import StageError
-from pipelines.checkpoint import find_checkpoints, load_model, write_pointers
+from pipelines.checkpoint import find_checkpoints, write_pointers
 from pipelines.metric_log import read_metrics
+from pipelines.model import load_model
 from pipelines.ray_trainer import run_training
 from pipelines.session import LocalSession
 from pipelines.stage import StageResult

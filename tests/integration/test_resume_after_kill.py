@@ -67,9 +67,7 @@ def test_a_killed_worker_is_replaced(shards: ShardSet, expected: Path, tmp_path:
     assert_same(expected, tmp_path / "out")
 
 
-def test_a_killed_controller_is_replaced(
-    shards: ShardSet, expected: Path, tmp_path: Path
-) -> None:
+def test_a_killed_controller_is_replaced(shards: ShardSet, expected: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run = train_script.start("ray", shards.root, out, *SETTINGS)
     try:

@@ -18,8 +18,9 @@ from data_shards.manifest import ShardSet
 from fsl.config import build
 from fsl.errors import NonFiniteError, OutOfMemoryError, StageError
 from pipelines import ray_trainer
-from pipelines.checkpoint import find_checkpoints, load_model
+from pipelines.checkpoint import find_checkpoints
 from pipelines.metric_log import read_metrics
+from pipelines.model import load_model
 from pipelines.runner import PipelineConfig, plan, run_pipeline
 from pipelines.watch import Report, TrainingStopped, watching
 from tests.ray_cluster import local_cluster

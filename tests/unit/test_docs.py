@@ -77,7 +77,7 @@ def test_a_file_that_is_not_written_yet_leaves_a_page_that_says_so(hooks: Module
 
 
 def test_a_wrong_settings_comment_is_refused(hooks: ModuleType) -> None:
-    with pytest.raises(hooks.ConfigError, match="use one of method, backbone"):
+    with pytest.raises(hooks.ConfigError, match="use one of method, addition, backbone"):
         hooks.tables("metod", "smkd")
 
 

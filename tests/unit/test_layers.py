@@ -18,6 +18,7 @@ DATA_SHARDS_MAY_USE = {
     "images",
     "batchers",
     "search_space",
+    "long_tail",
 }
 FORBIDDEN = {
     "fsl": {"ray", "webdataset", "pyarrow", "optuna"},

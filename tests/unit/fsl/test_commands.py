@@ -68,7 +68,7 @@ def test_a_misspelt_name_gets_the_near_match_and_status_2(
     assert main(["methods", "smdk"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "unknown method, backbone or head 'smdk'; did you mean 'smkd'?" in captured.err
+    assert "unknown method, addition, backbone or head 'smdk'; did you mean 'smkd'?" in captured.err
 
 
 class Part(Section):

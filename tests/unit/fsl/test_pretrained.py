@@ -12,12 +12,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fsl.backbones import Backbone, BackboneConfig, TokenBackbone, build_backbone
+from fsl.backbones.resnet import ResNetConfig
+from fsl.backbones.swin import SwinConfig
 from fsl.backbones.vit import ViTConfig
 from fsl.errors import ConfigError
 from fsl.images import ImageSpec
 
 SMALL = ImageSpec(size=32)
 TINY_VIT = ViTConfig(size="micro", width=16, depth=2, heads=2, patch=8, drop_path=0.0)
+TINY_SWIN = SwinConfig(size="micro", width=8, heads=(1, 2, 2), drop_path=0.0)
 
 
 def make(config: BackboneConfig, images: ImageSpec = SMALL) -> TokenBackbone:
@@ -31,6 +34,10 @@ def pixels(count: int = 3, images: ImageSpec = SMALL, size: int | None = None) -
     side = size or images.size
     generator = torch.Generator().manual_seed(1)
     return torch.randn(count, images.channels, side, side, generator=generator)
+
+
+def close(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
 class TestPretrained:
@@ -114,3 +121,60 @@ class TestPretrained:
             torch.testing.assert_close(ours(x), model.eval()(x), rtol=1e-4, atol=1e-5)
         with pytest.raises(ConfigError, match="3 attention heads there, 2 here"):
             build_backbone(config.model_copy(update={"heads": 2}), ImageSpec())
+
+
+class TestSwinAndResNet:
+    def offer(self, monkeypatch: pytest.MonkeyPatch, name: str, **changes: Any) -> Any:
+        model: Any = timm.create_model(name, num_classes=0, **changes)
+        monkeypatch.setattr(timm, "create_model", lambda *_, **__: model)
+        return model.eval()
+
+    def test_timms_swin_gives_timms_features(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        name, depths = "swin_tiny_patch4_window7_224", (1, 1, 1, 1)
+        model = self.offer(monkeypatch, name, depths=depths)
+        ours = make(SwinConfig(depths=depths, pretrained=name), ImageSpec()).eval()
+        with torch.no_grad():
+            close(ours(pixels(1, size=224)), model(pixels(1, size=224)))
+        grey = make(SwinConfig(depths=depths, pretrained=name), ImageSpec(size=32, mode="grey"))
+        images = pixels(2, ImageSpec(size=32, mode="grey"))
+        assert grey(images).shape == (2, 768)  # with tables of smaller windows
+
+    def test_timms_resnet_gives_timms_features(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        model = self.offer(monkeypatch, "resnet18")
+        ours = make(ResNetConfig(depth=18, pretrained="resnet18.a1_in1k")).eval()
+        with torch.no_grad():
+            close(ours(pixels()), model(pixels()))
+        with pytest.raises(ConfigError, match=r"fit this ResNet: .*; set depth as they were"):
+            make(ResNetConfig(depth=50, pretrained="resnet18"))
+
+    def test_files_are_read_too(self, tmp_path: Path) -> None:
+        torch.manual_seed(5)
+        source = build_backbone(TINY_SWIN, SMALL).eval()
+        save_file(source.state_dict(), tmp_path / "swin.safetensors")
+        update = {"pretrained": str(tmp_path / "swin.safetensors")}
+        loaded = make(TINY_SWIN.model_copy(update=update)).eval()
+        assert torch.equal(loaded(pixels()), source(pixels()))
+
+    def test_files_of_swins_authors_are_read(self, tmp_path: Path) -> None:
+        source = build_backbone(TINY_SWIN, SMALL).eval()
+        theirs = {}
+        for key, value in source.state_dict().items():
+            parts = key.split(".")
+            if "downsample" in parts:
+                parts[1] = str(int(parts[1]) - 1)
+            theirs[".".join(parts)] = value
+        theirs["layers.0.blocks.0.attn.relative_position_index"] = torch.zeros(16, 16)
+        theirs["head.weight"] = torch.zeros(3, 32)
+        torch.save({"model": theirs}, tmp_path / "swin.pth")
+        update = {"pretrained": str(tmp_path / "swin.pth")}
+        loaded = make(TINY_SWIN.model_copy(update=update)).eval()
+        assert torch.equal(loaded(pixels()), source(pixels()))
+        shallow = TINY_SWIN.model_copy(update={**update, "depths": (1, 1, 1)})
+        with pytest.raises(ConfigError, match=r"layers\.2\.blocks\.1\.\S+ has no place here"):
+            make(shallow)
+
+    def test_names_of_other_models_are_refused(self) -> None:
+        with pytest.raises(ConfigError, match="neither a ResNet of timm nor a path"):
+            make(ResNetConfig(pretrained="vit_small_patch16_224"))
+        with pytest.raises(ConfigError, match="did you mean 'swin_tiny_patch4_window7_224'"):
+            make(SwinConfig(pretrained="swin_tiny_patch4_window_224"))

@@ -17,12 +17,11 @@ from pipelines.checkpoint import (
     SCORE,
     Checkpoint,
     CheckpointInfo,
-    fresh_method,
-    load_model,
     trained_config,
     write_checkpoint,
     write_pointers,
 )
+from pipelines.model import fresh_method, load_model
 from pipelines.optim import build_optimizer
 from tests.toy_training import toy_config, weights
 

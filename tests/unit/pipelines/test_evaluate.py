@@ -19,10 +19,10 @@ from fsl.evaluation import prototype_scores
 from fsl.student import student_t
 from fsl.task_scores import method_scores
 from pipelines.accuracies import read_summary, read_table
-from pipelines.checkpoint import load_model
 from pipelines.competitors import Questions
 from pipelines.features import Part, model_features, pixel_features
 from pipelines.image_store import Images, ImageStore
+from pipelines.model import load_model
 from pipelines.stages.evaluate import EvaluateConfig, EvaluateStage
 from tests.finished_run import FinishedRun
 
@@ -80,7 +80,7 @@ def test_a_second_run_reads_the_features_instead_of_the_images(
         raise AssertionError("features were computed again")
 
     before = run.results["evaluate"].metrics
-    monkeypatch.setattr(pipelines.features, "_batches", never)
+    monkeypatch.setattr(pipelines.features, "prepared_batches", never)
     assert run.run("evaluate", "evaluate", SETTINGS, NEEDS).metrics == before
 
 

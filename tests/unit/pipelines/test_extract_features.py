@@ -19,9 +19,9 @@ from fsl.backbones.features import FeaturesConfig
 from fsl.config import build
 from fsl.errors import ConfigError, FewShotError, StageError
 from fsl.methods.distillation import Distillation
-from pipelines.checkpoint import load_model
 from pipelines.extraction import Extraction, Extractor
 from pipelines.image_store import ImageStore
+from pipelines.model import load_model
 from pipelines.runner import PipelineConfig, plan
 from pipelines.stage import STAGES, PlannedStage
 from pipelines.stages import extract_features

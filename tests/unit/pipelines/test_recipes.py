@@ -19,7 +19,7 @@ from data_shards.manifest import ShardSet
 from fsl.backbones.features import FeaturesConfig
 from fsl.config import build
 from fsl.errors import ConfigError
-from pipelines.checkpoint import fresh_method
+from pipelines.model import fresh_method
 from pipelines.resolve import resolved
 from pipelines.runner import PipelineConfig, plan, run_pipeline
 from pipelines.stage import PlannedStage, inputs_giving
@@ -67,9 +67,7 @@ def settled(stage: PlannedStage) -> TrainConfig:
     models = inputs_giving(stage.inputs, "model")
     earlier = settled(models[0]) if models else None
     config = resolved(stage.config, earlier, bool(inputs_giving(stage.inputs, "features")))
-    method: Any = config.method
-    if getattr(method, "classes", 0) is None:
-        config = config.model_copy(update={"method": method.model_copy(update={"classes": 5})})
+    config = config.model_copy(update={"method": config.method.knowing([20] * 5)})
     if isinstance(config.backbone, FeaturesConfig):
         config = config.model_copy(update={"backbone": FeaturesConfig(size=8)})
     return config

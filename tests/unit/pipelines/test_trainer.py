@@ -13,8 +13,9 @@ from torch import Tensor
 from data_shards.location import Location
 from data_shards.manifest import ShardSet
 from fsl.errors import CheckpointError, StageError
-from pipelines.checkpoint import find_checkpoints, load_model, open_checkpoint, write_pointers
+from pipelines.checkpoint import find_checkpoints, open_checkpoint, write_pointers
 from pipelines.metric_log import read_metrics
+from pipelines.model import load_model
 from pipelines.session import LocalSession
 from pipelines.stepper import step_seed
 from pipelines.train_config import TrainConfig

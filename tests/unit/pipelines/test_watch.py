@@ -13,7 +13,8 @@ from torch import Tensor
 from data_shards.manifest import ShardSet
 from fsl.config import build
 from fsl.errors import NonFiniteError, OutOfMemoryError, StageError
-from pipelines.checkpoint import find_checkpoints, load_model
+from pipelines.checkpoint import find_checkpoints
+from pipelines.model import load_model
 from pipelines.runner import PipelineConfig, StageEvent, plan, run_pipeline
 from pipelines.watch import Report, TrainingStopped, Watcher, current_watcher, watching
 from tests.toy_training import Toy, toy_config, toy_shards, weights

@@ -1,0 +1,229 @@
+"""The classify stage: accuracies of the training classes, on images that were not trained on.
+
+For methods with a classifier (supervised). Besides the accuracy of all images it tells that of
+classes with many, a medium number of and few training images, and of each value of a field
+(a domain). `answers.parquet` has one row per image and model; models are compared image by image.
+
+Letters in shapes: N images, K classes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from tqdm import tqdm
+
+from data_shards.location import Location
+from data_shards.manifest import ShardSet, Split
+from data_shards.selection import rows_where
+from data_shards.splits import HELD_OUT
+from fsl.config import RuntimeOnly
+from fsl.errors import ConfigError
+from fsl.long_tail import grouped_accuracy, shot_groups
+from fsl.metrics import mean_ci95
+from fsl.statistics import paired_difference
+from pipelines.features import Part, computed, prepared_batches
+from pipelines.model import LoadedModel, load_model
+from pipelines.stage import (
+    ONE,
+    SOME,
+    STAGES,
+    Count,
+    Stage,
+    StageConfig,
+    StageResult,
+    inputs_giving,
+)
+from pipelines.training_data import training_pools
+
+ANSWERS, SUMMARY = "answers.parquet", "summary.json"
+GROUPS = ("many", "medium", "few")
+
+
+class ClassifyConfig(StageConfig):
+    """Settings of a classify stage."""
+
+    kind: Literal["classify"] = "classify"
+    split: str = HELD_OUT
+    """Split whose images are recognised: its classes are the training classes."""
+    where: dict[str, list[str]] = {}  # noqa: RUF012 - pydantic copies it
+    """Ask only images with these values of fields, e.g. domain: [sketch]."""
+    by: str | None = None
+    """Also tell the accuracy of each value of this field, e.g. domain."""
+    which: Literal["best", "last"] = "best"
+    """Which checkpoint of each train stage."""
+    batch_size: Annotated[int, Field(ge=1), RuntimeOnly] = 256
+    """Images per forward pass."""
+    loader_workers: Annotated[int, Field(ge=0, le=64), RuntimeOnly] = 0
+    """Processes that decode; 0 decodes here."""
+
+
+@STAGES.register("classify")
+class ClassifyStage(Stage[ClassifyConfig]):
+    """Asks every needed model which training class each image is of."""
+
+    Config = ClassifyConfig
+    gives = "answers"
+    takes: ClassVar[Mapping[str, Count]] = {"shards": ONE, "model": SOME}
+
+    def run(self, inputs: Mapping[str, StageResult], out: Location) -> Mapping[str, float]:
+        """Answer all images with all models, write answers and summary."""
+        (shards,) = inputs_giving(inputs, "shards")
+        shard_set = ShardSet.open(shards.path)
+        split = rows_where(shard_set.split(self.config.split), self.config.where)
+        groups = self._values(split)
+        predicted: dict[str, NDArray[np.int64]] = {}
+        results: list[dict[str, Any]] = []
+        for stage in inputs_giving(inputs, "model"):
+            model = load_model(stage.path, self.config.which)
+            counts = training_counts(model, shard_set, split)
+            predicted[stage.label] = self._answers(model, split)
+            entry = result_entry(stage.label, predicted[stage.label], split, counts, groups)
+            tqdm.write(entry["text"])
+            results.append(entry)
+        differences = compared(predicted, split)
+        for item in differences:
+            tqdm.write(item["words"])
+        summary = {
+            "split": split.name,
+            "where": self.config.where,
+            "by": self.config.by,
+            "classes": split.class_names,
+            "images": len(split),
+            "data": shard_set.digest,
+            "which": self.config.which,
+            "results": results,
+            "differences": differences,
+        }
+        write_answers(predicted, split, out)
+        (out / SUMMARY).write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+        return flat(results, differences)
+
+    def _values(self, split: Split) -> dict[str, NDArray[np.bool_]]:
+        """Return value of the field `by` -> which images have it."""
+        if self.config.by is None:
+            return {}
+        column = np.array(split.extra(self.config.by), dtype=object)
+        return {value: column == value for value in sorted(set(column))}
+
+    def _answers(self, model: LoadedModel, split: Split) -> NDArray[np.int64]:
+        """Return the class each image is taken for, (N,)."""
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        method = model.method.to(device).eval()
+        batches = prepared_batches(
+            Part.whole(split), model.images, self.config.batch_size, self.config.loader_workers
+        )
+        answers: NDArray[np.int64] = (
+            computed(method.score_classes, batches, device).argmax(-1).numpy()
+        )
+        return answers
+
+
+def training_counts(model: LoadedModel, shard_set: ShardSet, split: Split) -> NDArray[np.int64]:
+    """Return the images of each class that a model was trained on, (K,).
+
+    Raises:
+        ConfigError: the split has other classes than the model learnt.
+    """
+    (pool,) = training_pools(model.config, shard_set)
+    if pool.class_names != split.class_names:
+        raise ConfigError(
+            f"split: {split.name!r} has other classes than {pool.name!r}, which was trained on; "
+            f"classify asks for training classes: use {HELD_OUT!r}"
+        )
+    return np.bincount(pool.labels, minlength=len(pool.class_names)).astype(np.int64)
+
+
+def result_entry(
+    label: str,
+    predicted: NDArray[np.int64],
+    split: Split,
+    counts: NDArray[np.int64],
+    values: Mapping[str, NDArray[np.bool_]],
+) -> dict[str, Any]:
+    """Return one entry of the summary's `results`; accuracies of groups are means over classes."""
+    correct = predicted == split.labels
+    overall = mean_ci95(torch.from_numpy(correct).double())
+    parts = grouped_accuracy(predicted, split.labels, counts)
+    sizes = {
+        name: int(group.sum()) for name, group in zip(GROUPS, shot_groups(counts), strict=True)
+    }
+    shown = {name: getattr(parts, name) for name in GROUPS if sizes[name]}
+    by_value = {value: float(correct[chosen].mean()) for value, chosen in values.items()}
+    told = [f"{name} {100 * value:.1f}" for name, value in {**shown, **by_value}.items()]
+    accuracy = f"{100 * overall.mean:.2f} ± {100 * overall.half_width:.2f} %"
+    return {
+        "model": label,
+        "mean": overall.mean,
+        "half_width": overall.half_width,
+        "images": len(split),
+        "groups": shown,
+        "group_classes": sizes,
+        "values": by_value,
+        "training_images": counts.tolist(),
+        "text": f"{label}: {accuracy} of {len(split)} images" + "".join(f", {t}" for t in told),
+    }
+
+
+def compared(predicted: Mapping[str, NDArray[np.int64]], split: Split) -> list[dict[str, Any]]:
+    """Compare each model with the one before it, image by image."""
+    correct = {
+        label: torch.from_numpy(answers == split.labels).double()
+        for label, answers in predicted.items()
+    }
+    found = []
+    for a, b in pairwise(correct):
+        difference = paired_difference(correct[a], correct[b])
+        found.append(
+            {
+                "a": a,
+                "b": b,
+                "mean": difference.mean,
+                "half_width": difference.half_width,
+                "real": difference.real,
+                "words": difference.words(a, b, "images"),
+            }
+        )
+    return found
+
+
+def write_answers(predicted: Mapping[str, NDArray[np.int64]], split: Split, out: Location) -> None:
+    """Write `answers.parquet`: model, key, label and predicted class of every image."""
+    tables = [
+        pa.table(
+            {
+                "model": pa.array([label] * len(split)).dictionary_encode(),
+                "key": split.keys,
+                "label": pa.array(split.labels, pa.int32()),
+                "predicted": pa.array(answers, pa.int32()),
+            }
+        )
+        for label, answers in predicted.items()
+    ]
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.concat_tables(tables).unify_dictionaries(), sink, compression="zstd")
+    (out / ANSWERS).write_bytes(sink.getvalue().to_pybytes())
+
+
+def flat(results: list[dict[str, Any]], differences: list[dict[str, Any]]) -> dict[str, float]:
+    """Return the numbers under flat names."""
+    numbers: dict[str, float] = {}
+    for entry in results:
+        numbers[entry["model"]] = entry["mean"]
+        numbers[f"{entry['model']}_ci95"] = entry["half_width"]
+        for name, value in {**entry["groups"], **entry["values"]}.items():
+            numbers[f"{entry['model']}_{name}"] = value
+    for entry in differences:
+        name = f"{entry['b']}_minus_{entry['a']}"
+        numbers[name] = entry["mean"]
+        numbers[f"{name}_ci95"] = entry["half_width"]
+    return numbers

@@ -1,0 +1,138 @@
+"""Ordinary classification through a pipeline: a long tail, additions, images set aside, answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from fsl.config import build
+from fsl.errors import ConfigError, FewShotError
+from pipelines.metric_log import read_metrics
+from pipelines.model import load_model
+from pipelines.runner import PipelineConfig, run_pipeline
+from pipelines.stage import StageResult
+
+SHARDS = {
+    "kind": "write_shards",
+    "source": {
+        "name": "strokes", "size": 16, "images": 40, "held_out_images": 10, "characters": 3,
+        "base_alphabets": 2, "val_alphabets": 0, "novel_alphabets": 0,
+    },
+}  # fmt: skip
+TRAIN = {
+    "kind": "train",
+    "needs": ["shards"],
+    "images": {"mode": "grey", "normalisation": "half", "size": 16, "resize": 16},
+    "backbone": {"name": "conv4", "width": 16, "halvings": 2, "pool": "mean"},
+    "method": {"name": "supervised", "balanced": True, "view": {"flip": 0}},
+    "data": {"batch_size": 16, "select": {"set_aside": 0.25, "long_tail": {"ratio": 10}}},
+    "optim": {"epochs": 4, "lr": 0.003, "warmup_epochs": 0},
+    "validation": {"kind": "classes", "every_epochs": 2},
+    "cluster": {"launcher": "local"},
+}
+MODELS = ("shards", "plain", "mixed")
+BATCHFORMER = {"batchformer": {"lr_multiplier": 0.1}, "drloc": {"pairs": 8, "hidden": 8}}
+
+
+def recipe(run: Path, **changes: Any) -> PipelineConfig:
+    tree = {
+        "run_dir": str(run),
+        "stages": {
+            "shards": SHARDS,
+            "plain": TRAIN,
+            "mixed": {**TRAIN, "additions": BATCHFORMER},
+            "classify": {
+                "kind": "classify",
+                "needs": ["shards", "plain", "mixed"],
+                "by": "alphabet",
+            },
+        },
+    }
+    return build(
+        PipelineConfig, tree, {f"stages.{k.replace('__', '.')}": v for k, v in changes.items()}
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, StageResult]:
+    return run_pipeline(recipe(tmp_path_factory.mktemp("classify")))
+
+
+def test_answers_and_summary_agree(finished: dict[str, StageResult]) -> None:
+    place = finished["classify"].path
+    answers = pq.read_table(place.local / "answers.parquet").to_pandas()
+    summary = json.loads((place / "summary.json").read_text())
+    assert len(answers) == 2 * 60
+    for entry in summary["results"]:
+        own = answers[answers.model == entry["model"]]
+        right = own.label == own.predicted
+        assert right.mean() == pytest.approx(entry["mean"])
+        assert entry["mean"] > 0.25  # of six classes
+        assert entry["training_images"] == [30, 18, 11, 7, 4, 3]
+        assert entry["group_classes"] == {"many": 0, "medium": 1, "few": 5}
+        assert entry["groups"]["few"] == pytest.approx(
+            right[own.label > 0].groupby(own.label).mean().mean()
+        )
+        assert entry["values"]["base01"] == pytest.approx(right[own.label >= 3].mean())
+    (difference,) = summary["differences"]
+    assert (difference["a"], difference["b"]) == ("plain", "mixed")
+    assert finished["classify"].metrics["mixed_minus_plain"] == pytest.approx(difference["mean"])
+    assert "images)" in difference["words"]
+
+
+def test_class_counts_come_from_the_part_that_is_trained_on(
+    finished: dict[str, StageResult],
+) -> None:
+    method = load_model(finished["plain"].path).method
+    assert method.config.class_counts == (30, 18, 11, 7, 4, 3)
+    assert np.allclose(np.exp(method.log_counts.numpy()), method.config.class_counts)  # type: ignore[operator, union-attr]
+
+
+def test_validation_asks_the_images_set_aside(finished: dict[str, StageResult]) -> None:
+    lines = [line for line in read_metrics(finished["plain"].path) if line["kind"] == "validation"]
+    assert len(lines) == 2
+    assert all(
+        line["accuracy"] * 60 == pytest.approx(round(line["accuracy"] * 60)) for line in lines
+    )
+
+
+def test_additions_are_trained_with_their_own_rate_and_logged(
+    finished: dict[str, StageResult],
+) -> None:
+    lines = [line for line in read_metrics(finished["mixed"].path) if line["kind"] == "train"]
+    assert "drloc_l1_cell" in lines[-1]
+    names = load_model(finished["mixed"].path).method.state_dict()
+    assert any(name.startswith("additions.batchformer.") for name in names)
+
+
+def test_a_model_goes_on_without_its_additions(tmp_path: Path) -> None:
+    tuned = {**TRAIN, "needs": ["shards", "mixed"]}
+    tree = {"shards": SHARDS, "mixed": {**TRAIN, "additions": BATCHFORMER}, "tuned": tuned}
+    for key in ("images", "backbone"):
+        tuned.pop(key)
+    results = run_pipeline(build(PipelineConfig, {"run_dir": str(tmp_path), "stages": tree}))
+    names = load_model(results["tuned"].path).method.state_dict()
+    assert not any(name.startswith("additions.") for name in names)
+
+
+def test_few_shot_classes_cannot_be_classified(tmp_path: Path) -> None:
+    changed = recipe(
+        tmp_path,
+        shards__source__novel_alphabets=1,
+        plain__optim__epochs=1,
+        mixed__optim__epochs=1,
+        classify__split="novel",
+        classify__by=None,
+    )
+    with pytest.raises(FewShotError, match="other classes than 'base'"):
+        run_pipeline(changed)
+
+
+def test_validation_of_classes_needs_images_set_aside(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data\.select\.set_aside"):
+        recipe(tmp_path, plain__data__select=None)
