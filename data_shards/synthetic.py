@@ -20,9 +20,11 @@ from pydantic import Field, model_validator
 
 from data_shards.sources import SOURCES, Sample, Source, SourceConfig
 from data_shards.splits import HELD_OUT, SPLITS
+from data_shards.styles import styled
 from fsl.config import digest
 
 Floats = NDArray[np.float64]
+Style = Literal["pen", "ink", "chalk", "outline", "shade"]
 
 PRIMITIVES = 7
 CONTROLS = 5
@@ -58,11 +60,16 @@ class StrokesConfig(SourceConfig):
     """Alphabets of the validation classes."""
     novel_alphabets: Annotated[int, Field(ge=0, le=10_000)] = 3
     """Alphabets of the novel classes."""
+    styles: Annotated[tuple[Style, ...], Field(min_length=1)] = ("pen",)
+    """How characters are drawn: each has so many images in every style. Several styles become the
+    field `domain`."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Another seed, other alphabets."""
 
     @model_validator(mode="after")
     def _something_to_draw(self) -> StrokesConfig:
+        if len(set(self.styles)) < len(self.styles):
+            raise ValueError(f"styles: {list(self.styles)}: name each once")
         if not (self.base_alphabets or self.val_alphabets or self.novel_alphabets):
             raise ValueError("base_alphabets, val_alphabets, novel_alphabets: all are 0")
         return self
@@ -77,24 +84,17 @@ class Strokes(Source[StrokesConfig]):
     def __init__(self, config: StrokesConfig) -> None:
         super().__init__(config)
         self._alphabets: dict[tuple[int, int, int], list[Floats]] = {}
-        self._drawn: dict[tuple[str, str], list[bytes]] = {}
+        self._drawn: dict[tuple[str, str, str], list[bytes]] = {}
         self._lock = threading.Lock()
 
     def samples(self) -> list[Sample]:
         """Return all samples, by split, alphabet, character and image."""
-        splits = [split for split in SPLITS for _ in self._classes(split)]
-        classes = [name for split in SPLITS for name in self._classes(split)]
-        found = [
-            self._sample(split, name, image)
-            for split, name in zip(splits, classes, strict=True)
-            for image in range(self.config.images)
-        ]
-        further = range(self.config.held_out_images)
-        found += [
-            self._sample(HELD_OUT, name, image)
-            for name in self._classes("base")
-            for image in further
-        ]
+        config, found = self.config, []
+        parts = [(split, split, config.images) for split in SPLITS]
+        for split, owner, count in [*parts, (HELD_OUT, "base", config.held_out_images)]:
+            for name in self._classes(owner):
+                for style in config.styles:
+                    found += [self._sample(split, name, style, image) for image in range(count)]
         return found
 
     def _classes(self, split: str) -> list[str]:
@@ -105,36 +105,42 @@ class Strokes(Source[StrokesConfig]):
             for character in range(self.config.characters)
         ]
 
-    def _sample(self, split: str, name: str, image: int) -> Sample:
+    def _sample(self, split: str, name: str, style: str, image: int) -> Sample:
         mark = FURTHER if split == HELD_OUT else ""
         extra = {"alphabet": name.partition("/")[0]}
+        if len(self.config.styles) > 1:
+            extra["domain"], mark = style, f"{style}/{mark}"
         return Sample(split, name, f"{name}/{mark}{image:02d}", extra)
 
     def read(self, sample: Sample) -> bytes:
-        """Return the grey PNG, white on black."""
-        key = sample.split, sample.class_name
+        """Return the grey PNG; white on black, unless the style is another."""
+        style = sample.extra.get("domain", self.config.styles[0])
+        key = sample.split, sample.class_name, style
         with self._lock:
             if key not in self._drawn:
-                self._drawn[key] = self._draw(sample)
+                self._drawn[key] = self._draw(sample, style)
         return self._drawn[key][int(sample.origin.rpartition("/")[2].removeprefix(FURTHER))]
 
     def fingerprint(self) -> str:
         """Return the sha256 of the version of the drawing."""
         return digest(["strokes", VERSION])
 
-    def _draw(self, sample: Sample) -> list[bytes]:
+    def _draw(self, sample: Sample, style: str) -> list[bytes]:
         further = sample.split == HELD_OUT
         split = "base" if further else sample.split
         alphabet = int(sample.extra["alphabet"].removeprefix(split))
         character = int(sample.class_name.rpartition("character")[2])
         place = (self.config.seed, SPLITS.index(split), alphabet)
+        stream = 2 if further else 1
+        named = [] if style == "pen" else [*style.encode()]  # other hands draw in other styles
+        rng = np.random.default_rng([*place, stream, character, *named])
         images = draw_images(
-            np.random.default_rng([*place, 2 if further else 1, character]),
+            rng,
             self._characters(place)[character],
             self.config.held_out_images if further else self.config.images,
             self.config.size,
         )
-        return [png(image) for image in images]
+        return [png(image) for image in styled(images, style, rng)]
 
     def _characters(self, place: tuple[int, int, int]) -> list[Floats]:
         if place not in self._alphabets:

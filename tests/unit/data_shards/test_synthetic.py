@@ -1,6 +1,7 @@
 """Strokes: a function of the seed, as hard as measured, clean to look at."""
 
 import io
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data_shards.sources import build_source, classes_of
+from data_shards.styles import STYLES, styled
 from data_shards.synthetic import StrokesConfig, _catmull_rom, _ink, new_alphabet
 from fsl.config import build
 from fsl.errors import ConfigError
@@ -95,3 +97,36 @@ def test_raw_pixels_are_as_far_from_solving_it_as_measured() -> None:
 def test_no_alphabet_at_all_is_refused() -> None:
     with pytest.raises(ConfigError, match="all are 0"):
         build(StrokesConfig, {"base_alphabets": 0, "val_alphabets": 0, "novel_alphabets": 0})
+
+
+def test_styles_are_domains_of_the_same_characters() -> None:
+    styles = tuple(STYLES)
+    config = StrokesConfig(
+        size=16, images=3, held_out_images=2, characters=2, styles=styles,  # type: ignore[arg-type]
+        base_alphabets=1, val_alphabets=0, novel_alphabets=0,
+    )  # fmt: skip
+    source = build_source(config)
+    samples = source.samples()
+    counts = Counter((s.split, s.class_name, s.extra["domain"]) for s in samples)
+    assert set(counts.values()) == {3, 2}
+    assert len(counts) == 2 * 2 * len(styles)
+    assert len({source.read(sample) for sample in samples}) == len(samples)
+    plain = build_source(config.model_copy(update={"styles": ("pen",)}))
+    by_pen = [sample for sample in samples if sample.extra["domain"] == "pen"]
+    drawn = {s.origin.replace("/pen", ""): source.read(s) for s in by_pen}
+    assert drawn == {s.origin: plain.read(s) for s in plain.samples()}
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_a_style_keeps_the_drawing_visible(style: str) -> None:
+    drawing = np.zeros((2, 12, 12), np.uint8)
+    drawing[:, 4:8, 2:10] = 255
+    done, blank = (
+        styled(image, style, np.random.default_rng(0)).astype(float)
+        for image in (drawing, np.zeros_like(drawing))
+    )
+    changed = np.abs(done - blank)
+    ring = (slice(None), slice(3, 9), slice(1, 11))  # the drawing with its edge
+    assert changed[ring].mean() > 40
+    changed[ring] = 0
+    assert changed.max() == 0
