@@ -60,7 +60,8 @@ STYLES: dict[str, Callable[[Floats, np.random.Generator], Floats]] = {
 
 def styled(images: Pixels, style: str, rng: np.random.Generator) -> Pixels:
     """Return images in a style, white-on-black drawings (n, z, z) -> (n, z, z)."""
-    done = STYLES[style](images.astype(np.float32) / 255, rng)
+    ink_share: Floats = (images / 255).astype(np.float32)
+    done = STYLES[style](ink_share, rng)
     return np.round(255 * done.clip(0, 1)).astype(np.uint8)
 
 
