@@ -1,5 +1,5 @@
 """Imports every source of this package, so that each registers its name."""
 
-from data_shards import cifar, csv_lists, folder, omniglot, synthetic
+from data_shards import cifar, compositions, csv_lists, folder, omniglot, synthetic
 
-__all__ = ["cifar", "csv_lists", "folder", "omniglot", "synthetic"]
+__all__ = ["cifar", "compositions", "csv_lists", "folder", "omniglot", "synthetic"]

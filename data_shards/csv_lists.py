@@ -8,13 +8,13 @@ from __future__ import annotations
 import csv
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from data_shards.image_files import ImageFiles, ImageFilesConfig
 from data_shards.sources import SOURCES, Sample
-from data_shards.splits import SPLITS, check_disjoint
+from data_shards.splits import ALL_SPLITS, check_disjoint
 from fsl.errors import ConfigError
 
 HEADERS = (("filename", "label"), ("image_name", "class_name"))
@@ -30,11 +30,15 @@ class CsvConfig(ImageFilesConfig):
     """List of the validation images."""
     novel: Path | None = None
     """List of the novel (test) images."""
+    held_out: Path | None = None
+    """List of further images of the base classes."""
+    fields: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Further columns to keep, such as domain, or attribute and object; every list has them."""
 
     @model_validator(mode="after")
     def _some_list(self) -> CsvConfig:
-        if self.base is None and self.val is None and self.novel is None:
-            raise ValueError("give the CSV file of at least one of base, val, novel")
+        if all(getattr(self, split) is None for split in ALL_SPLITS):
+            raise ValueError("give the CSV file of at least one of base, val, novel, held_out")
         return self
 
 
@@ -50,7 +54,7 @@ class CsvLists(ImageFiles[CsvConfig]):
 
     @cached_property
     def _samples(self) -> list[Sample]:
-        lists = {split: getattr(self.config, split) for split in SPLITS}
+        lists = {split: getattr(self.config, split) for split in ALL_SPLITS}
         found = {
             split: self._rows(split, path.expanduser())
             for split, path in lists.items()
@@ -87,9 +91,13 @@ class CsvLists(ImageFiles[CsvConfig]):
         name, class_name = (row.get(column) for column in columns)
         if not name or not class_name:
             raise ConfigError(f"{where}: a row needs {columns[0]} and {columns[1]}, this is {row}")
+        extra = {field: row.get(field) or "" for field in self.config.fields}
+        empty = [field for field, value in extra.items() if not value]
+        if empty:
+            raise ConfigError(f"{where}: nothing in column {empty[0]!r}, which `fields` asks for")
         for origin in (name, f"{class_name}/{name}"):
             if (self.root / origin).is_file():
-                return Sample(split, class_name, origin)
+                return Sample(split, class_name, origin, extra)
         raise ConfigError(
             f"{where}: no file {self.root / name}, nor {self.root / class_name / name}"
         )

@@ -31,14 +31,14 @@ class MethodConfig(Section):
 
     name: str
 
-    def knowing(self, class_counts: Sequence[int]) -> Self:
+    def knowing(self, classes: Mapping[str, int]) -> Self:
         """Return the settings with what only the training data tell, where it was left open.
 
         Args:
-            class_counts: images of each training class.
+            classes: name of each training class, in order of their numbers -> its images.
         """
         if "classes" in type(self).model_fields and getattr(self, "classes", 0) is None:
-            return self.model_copy(update={"classes": len(class_counts)})
+            return self.model_copy(update={"classes": len(classes)})
         return self
 
 

@@ -66,8 +66,10 @@ def _for_vectors(config: TrainConfig) -> dict[str, Any]:
 def filled_in(config: TrainConfig, data: Data) -> TrainConfig:
     """Return resolved settings with the numbers that the data have."""
     pools = training_pools(config, data)
-    counts = [count for pool in pools for count in pool.class_rows().counts.tolist()]
-    update: dict[str, Any] = {"method": config.method.knowing(counts)}
+    classes: dict[str, int] = {}
+    for pool in pools:
+        classes |= dict(zip(pool.class_names, pool.class_rows().counts.tolist(), strict=True))
+    update: dict[str, Any] = {"method": config.method.knowing(classes)}
     if isinstance(config.backbone, FeaturesConfig) and isinstance(data, FeatureSet):
         update["backbone"] = _of_length(config.backbone, data)
     return config.model_copy(update=update)

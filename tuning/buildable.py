@@ -21,7 +21,8 @@ from tuning.ranges import ends
 
 SECTIONS = ("method", "additions", "backbone")
 SOME = 8
-"""Stands for what only the data tell: the number of classes, the length of feature vectors."""
+SOME_CLASSES = {f"attribute object{number}": SOME for number in range(SOME)}
+"""They stand for what only the data tell: classes, the length of feature vectors."""
 
 
 def check_buildable(branch: Branch) -> None:
@@ -68,6 +69,6 @@ def with_network(judged: TrainConfig, stages: list[TrainConfig]) -> TrainConfig:
         update={
             "images": judged.images or images,
             "backbone": judged.backbone or backbone or FeaturesConfig(size=SOME),
-            "method": judged.method.knowing([SOME] * SOME),
+            "method": judged.method.knowing(SOME_CLASSES),
         }
     )

@@ -1,6 +1,7 @@
 """Our methods; importing this package registers them."""
 
 from fsl.methods.awgim import AWGIM
+from fsl.methods.compositional import Compositional
 from fsl.methods.crosstransformer import CrossTransformer
 from fsl.methods.masked_distillation import MaskedDistillation
 from fsl.methods.moco import MoCo
@@ -12,6 +13,7 @@ from fsl.methods.supervised import Supervised
 __all__ = [
     "AWGIM",
     "SMKD",
+    "Compositional",
     "CrossTransformer",
     "MaskedDistillation",
     "MoCo",

@@ -9,7 +9,7 @@ Letters in shapes: B images, C outputs, D features.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
@@ -56,11 +56,11 @@ class SupervisedConfig(MethodConfig):
     view: SingleViewConfig = SingleViewConfig()
     """The random view of each image."""
 
-    def knowing(self, class_counts: Sequence[int]) -> Self:
+    def knowing(self, classes: Mapping[str, int]) -> Self:
         """Return the settings with number and sizes of the classes; see `MethodConfig.knowing`."""
-        known = super().knowing(class_counts)
+        known = super().knowing(classes)
         if self.balanced and self.class_counts is None:
-            known = known.model_copy(update={"class_counts": tuple(class_counts)})
+            known = known.model_copy(update={"class_counts": tuple(classes.values())})
         return known
 
     @model_validator(mode="after")

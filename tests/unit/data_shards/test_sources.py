@@ -179,6 +179,21 @@ def test_csv_explains_what_is_wrong(tmp_path: Path, text: str, message: str) -> 
         source(name="csv", root=str(tmp_path), base=str(tmp_path / "base.csv")).samples()
 
 
+def test_csv_keeps_the_fields_asked_for_and_further_images_of_base(tmp_path: Path) -> None:
+    plant(tmp_path, ["a.png", "b.png"])
+    for split, name, domain in (("base", "a", "photo"), ("held_out", "b", "sketch")):
+        text = f"filename,label,domain,note\n{name}.png,ant,{domain},x\n"
+        (tmp_path / f"{split}.csv").write_text(text)
+    lists = {split: str(tmp_path / f"{split}.csv") for split in ("base", "held_out")}
+    some = source(name="csv", root=str(tmp_path), fields=["domain"], **lists)
+    assert [(s.split, dict(s.extra)) for s in some.samples()] == [
+        ("base", {"domain": "photo"}),
+        ("held_out", {"domain": "sketch"}),
+    ]
+    with pytest.raises(ConfigError, match="nothing in column 'style'"):
+        source(name="csv", root=str(tmp_path), fields=["style"], **lists).samples()
+
+
 def test_csv_needs_a_list(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="at least one of base, val, novel"):
         source(name="csv", root=str(tmp_path))

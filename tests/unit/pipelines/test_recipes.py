@@ -67,7 +67,8 @@ def settled(stage: PlannedStage) -> TrainConfig:
     models = inputs_giving(stage.inputs, "model")
     earlier = settled(models[0]) if models else None
     config = resolved(stage.config, earlier, bool(inputs_giving(stage.inputs, "features")))
-    config = config.model_copy(update={"method": config.method.knowing([20] * 5)})
+    classes = {f"attribute object{number}": 20 for number in range(5)}
+    config = config.model_copy(update={"method": config.method.knowing(classes)})
     if isinstance(config.backbone, FeaturesConfig):
         config = config.model_copy(update={"backbone": FeaturesConfig(size=8)})
     return config

@@ -1,0 +1,225 @@
+"""The zero_shot stage: pairs of attribute and object, seen and unseen ones in a closed world.
+
+Every image of both splits is scored for all pairs, those of training and those of the unseen
+split. `summary.json` has the area under the curve of seen against unseen accuracy, the best
+harmonic mean and the ends of the curve; intervals and differences are by resampling images.
+
+Letters in shapes: N images, P pairs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+from tqdm import tqdm
+
+from data_shards.location import Location
+from data_shards.manifest import ShardSet, Split
+from data_shards.splits import HELD_OUT
+from fsl.compositional import SeenUnseen, seen_unseen
+from fsl.config import RuntimeOnly
+from fsl.errors import StageError
+from fsl.methods.compositional import Compositional, pair_of
+from fsl.statistics import PairedDifference
+from pipelines.features import Part, computed, prepared_batches
+from pipelines.model import load_model
+from pipelines.stage import ONE, SOME, STAGES, Count, Stage, StageConfig, StageResult, inputs_giving
+
+SUMMARY = "summary.json"
+MEASURES = ("auc", "harmonic", "seen", "unseen")
+CURVE_POINTS = 200
+RESAMPLES = 200
+
+
+class ZeroShotConfig(StageConfig):
+    """Settings of a zero_shot stage."""
+
+    kind: Literal["zero_shot"] = "zero_shot"
+    seen_split: str = HELD_OUT
+    """Split with images of the training pairs."""
+    unseen_split: str = "novel"
+    """Split with pairs that were not trained on."""
+    which: Literal["best", "last"] = "best"
+    """Which checkpoint of each train stage."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Seed of the resampling."""
+    batch_size: Annotated[int, Field(ge=1), RuntimeOnly] = 256
+    """Images per forward pass."""
+    loader_workers: Annotated[int, Field(ge=0, le=64), RuntimeOnly] = 0
+    """Processes that decode; 0 decodes here."""
+
+
+class World(NamedTuple):
+    """What all models are asked."""
+
+    parts: tuple[Part, Part]  # images of seen pairs, and of unseen ones
+    pairs: list[tuple[str, str]]  # (P,) seen ones first
+    labels: NDArray[np.int64]  # (N,)
+    seen: NDArray[np.bool_]  # (P,)
+
+
+@STAGES.register("zero_shot")
+class ZeroShotStage(Stage[ZeroShotConfig]):
+    """Asks every needed model which pair each image shows."""
+
+    Config = ZeroShotConfig
+    gives = "answers"
+    takes: ClassVar[Mapping[str, Count]] = {"shards": ONE, "model": SOME}
+
+    def run(self, inputs: Mapping[str, StageResult], out: Location) -> Mapping[str, float]:
+        """Score all images with all models, write the summary."""
+        (shards,) = inputs_giving(inputs, "shards")
+        shard_set = ShardSet.open(shards.path)
+        seen, unseen = (
+            shard_set.split(name) for name in (self.config.seen_split, self.config.unseen_split)
+        )
+        asked = world(seen, unseen)
+        resampled: dict[str, NDArray[np.float64]] = {}
+        results = []
+        for stage in inputs_giving(inputs, "model"):
+            scores = self._scores(stage, asked)
+            measured = seen_unseen(scores, asked.labels, asked.seen)
+            resampled[stage.label] = resample(scores, asked, self.config.seed)
+            results.append(result_entry(stage.label, measured, resampled[stage.label]))
+            tqdm.write(results[-1]["text"])
+        differences = compared(results, resampled, len(asked.labels))
+        for entry in differences:
+            tqdm.write(entry["words"])
+        summary = {
+            "seen_split": seen.name,
+            "unseen_split": unseen.name,
+            "seen_pairs": len(seen.class_names),
+            "unseen_pairs": len(unseen.class_names),
+            "images": len(asked.labels),
+            "data": shard_set.digest,
+            "which": self.config.which,
+            "results": results,
+            "differences": differences,
+        }
+        (out / SUMMARY).write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+        return flat(results, differences)
+
+    def _scores(self, stage: StageResult, asked: World) -> NDArray[np.float32]:
+        """Return the scores of every image for every pair, (N, P)."""
+        model = load_model(stage.path, self.config.which)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        method: Any = model.method.to(device).eval()
+        if not isinstance(method, Compositional):
+            raise StageError(
+                f"needs: {stage.label!r} was trained by method {model.config.method.name!r}, which "
+                "knows no pairs; zero_shot asks models of method compositional"
+            )
+        numbers = method.numbered(asked.pairs).to(device)
+
+        def score(images: Tensor) -> Tensor:
+            return method.score_pairs(images, numbers)
+
+        size, workers = self.config.batch_size, self.config.loader_workers
+        parts = [
+            computed(score, prepared_batches(part, model.images, size, workers), device)
+            for part in asked.parts
+        ]
+        return torch.cat(parts).numpy()
+
+
+def world(seen: Split, unseen: Split) -> World:
+    """Return the closed world of two splits.
+
+    Raises:
+        StageError: the two have a pair in common.
+    """
+    both = set(seen.class_names) & set(unseen.class_names)
+    if both:
+        raise StageError(
+            f"unseen_split: {unseen.name!r} has the pair {min(both)!r} of {seen.name!r}, which was "
+            "trained on; use a split of other pairs"
+        )
+    names = [*seen.class_names, *unseen.class_names]
+    first = len(seen.class_names)
+    labels = np.concatenate([seen.labels, unseen.labels + first]).astype(np.int64)
+    pairs = [pair_of(name) for name in names]
+    return World(
+        (Part.whole(seen), Part.whole(unseen)), pairs, labels, np.arange(len(names)) < first
+    )
+
+
+def resample(scores: NDArray[np.float32], asked: World, seed: int) -> NDArray[np.float64]:
+    """Return the measures of resampled images, (RESAMPLES, 4); equal seeds draw equal images."""
+    rng = np.random.default_rng(seed)
+    of_seen = asked.seen[asked.labels]
+    groups = [np.flatnonzero(of_seen), np.flatnonzero(~of_seen)]
+    found = []
+    for _ in tqdm(range(RESAMPLES), desc="resampling", disable=None, leave=False):
+        rows = np.concatenate([rng.choice(group, len(group)) for group in groups])
+        measured = seen_unseen(scores[rows], asked.labels[rows], asked.seen)
+        found.append([getattr(measured, name) for name in MEASURES])
+    return np.array(found)
+
+
+def result_entry(
+    label: str, measured: SeenUnseen, resampled: NDArray[np.float64]
+) -> dict[str, Any]:
+    """Return one entry of the summary's `results`."""
+    spread = 1.96 * resampled.std(0, ddof=1)
+    values = {name: float(getattr(measured, name)) for name in MEASURES}
+    half_widths = {name: float(width) for name, width in zip(MEASURES, spread, strict=True)}
+    told = ", ".join(
+        f"{name} {100 * values[name]:.1f} ± {100 * half_widths[name]:.1f}" for name in MEASURES
+    )
+    points = np.linspace(0, len(measured.curve) - 1, CURVE_POINTS).round().astype(int)
+    return {
+        "model": label,
+        **values,
+        **{f"{name}_half_width": width for name, width in half_widths.items()},
+        "curve": measured.curve[np.unique(points)].round(5).tolist(),
+        "text": f"{label}: {told} (%)",
+    }
+
+
+def compared(
+    results: Sequence[Mapping[str, Any]], resampled: Mapping[str, NDArray[np.float64]], images: int
+) -> list[dict[str, Any]]:
+    """Compare each model with the one before it, on equal resamples: AUC and harmonic mean."""
+    found = []
+    for before, after in pairwise(results):
+        a, b = before["model"], after["model"]
+        spread = 1.96 * (resampled[b] - resampled[a]).std(0, ddof=1)
+        for number, measure in enumerate(MEASURES[:2]):
+            mean = after[measure] - before[measure]
+            difference = PairedDifference(mean, float(spread[number]), images)
+            found.append(
+                {
+                    "a": a,
+                    "b": b,
+                    "measure": measure,
+                    "mean": mean,
+                    "half_width": difference.half_width,
+                    "real": difference.real,
+                    "words": f"{measure}: {difference.words(a, b, 'images')}",
+                }
+            )
+    return found
+
+
+def flat(
+    results: Sequence[Mapping[str, Any]], differences: Sequence[Mapping[str, Any]]
+) -> dict[str, float]:
+    """Return the numbers under flat names."""
+    numbers: dict[str, float] = {}
+    for entry in results:
+        for name in MEASURES:
+            numbers[f"{entry['model']}_{name}"] = entry[name]
+            numbers[f"{entry['model']}_{name}_ci95"] = entry[f"{name}_half_width"]
+    for entry in differences:
+        name = f"{entry['b']}_minus_{entry['a']}_{entry['measure']}"
+        numbers[name] = entry["mean"]
+        numbers[f"{name}_ci95"] = entry["half_width"]
+    return numbers

@@ -1,0 +1,68 @@
+"""The zero_shot stage: seen and unseen pairs through a pipeline."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fsl.config import build
+from fsl.errors import FewShotError
+from pipelines.runner import PipelineConfig, run_pipeline
+
+TRAIN = {
+    "kind": "train",
+    "needs": ["shards"],
+    "images": {"mode": "grey", "normalisation": "half", "size": 16, "resize": 16},
+    "backbone": {"name": "conv4", "width": 16, "halvings": 2, "pool": "mean"},
+    "method": {"name": "compositional", "width": 16, "view": {"flip": 0}},
+    "data": {"batch_size": 32},
+    "optim": {"epochs": 5, "lr": 0.005, "warmup_epochs": 0},
+    "validation": {"every_epochs": 0},
+    "cluster": {"launcher": "local"},
+}
+
+
+def pipeline(run: Path, asked: dict[str, Any], method: str = "compositional") -> PipelineConfig:
+    source = {"name": "compositions", "characters": 5, "images": 16, "size": 16}
+    train = {**TRAIN, "method": {**TRAIN["method"], "name": method}}  # type: ignore[dict-item]
+    if method != "compositional":
+        train["method"] = {"name": method}
+    stages = {
+        "shards": {"kind": "write_shards", "source": source},
+        "plain": train,
+        "mixed": {**train, "additions": {"batchformer": {"heads": 2}}},
+        "zero_shot": {"kind": "zero_shot", "needs": ["shards", "plain", "mixed"], **asked},
+    }
+    return build(PipelineConfig, {"run_dir": str(run), "stages": stages})
+
+
+def test_models_are_measured_and_compared(tmp_path: Path) -> None:
+    results = run_pipeline(pipeline(tmp_path, {}))
+    summary = json.loads((results["zero_shot"].path / "summary.json").read_text())
+    assert (summary["seen_pairs"], summary["unseen_pairs"]) == (15, 5)
+    assert summary["images"] == 15 * 10 + 5 * 10
+    for entry in summary["results"]:
+        assert entry["seen"] > 0.15  # of fifteen pairs, unseen ones never chosen
+        assert 0 < entry["auc"] <= entry["seen"] * entry["unseen"] + 1e-9
+        assert entry["auc_half_width"] > 0
+    measured = results["zero_shot"].metrics
+    plain, mixed = (entry["auc"] for entry in summary["results"])
+    assert measured["mixed_minus_plain_auc"] == pytest.approx(mixed - plain)
+    assert {entry["measure"] for entry in summary["differences"]} == {"auc", "harmonic"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "method", "message"),
+    [
+        ({"unseen_split": "held_out"}, "compositional", "has the pair"),
+        ({}, "supervised", "knows no pairs"),
+    ],
+)
+def test_what_cannot_be_asked_is_explained(
+    tmp_path: Path, asked: dict[str, Any], method: str, message: str
+) -> None:
+    with pytest.raises(FewShotError, match=message):
+        run_pipeline(pipeline(tmp_path, asked, method))
