@@ -11,6 +11,8 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
+from fsl.augment.erasing import ErasingConfig
+from fsl.augment.rand_augment import RandAugmentConfig
 from fsl.config import Section
 from fsl.search_space import Choice, IntRange, Uniform
 
@@ -83,6 +85,10 @@ class ViewSettings(Section):
     """Pixels at or above this (of 255) are inverted in a solarised view."""
     affine: AffineJitter | None = None
     """Warp for small images; null crops and resizes (bicubic, antialiased)."""
+    rand_augment: RandAugmentConfig | None = None
+    """Some of fifteen changes of each view, before its colours; null: none. Not with `affine`."""
+    erasing: ErasingConfig | None = None
+    """Erase a rectangle of some views; null: none."""
     quarter_turns: Annotated[bool, Choice(False, True)] = False
     """Turn images by a random multiple of 90 degrees. The turn is drawn per class and epoch, so
     that images of one class in one batch, and all views of an image, keep one orientation."""
@@ -96,6 +102,14 @@ class ViewSettings(Section):
             low, high = getattr(self, name)
             if low > high:
                 raise ValueError(f"{name}: the range [{low}, {high}] runs backwards; swap the two")
+        return self
+
+    @model_validator(mode="after")
+    def _one_kind_of_warp(self) -> Self:
+        if self.affine is not None and self.rand_augment is not None:
+            raise ValueError(
+                "rand_augment changes views one by one, affine warps a whole batch; use one of them"
+            )
         return self
 
     def _scales(self) -> tuple[str, ...]:

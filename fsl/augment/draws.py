@@ -29,6 +29,8 @@ class Stream(IntEnum):
     LOCAL_VIEWS = 2
     MASKS = 3
     TURNS = 4
+    NOISE = 5
+    CHANGES = 6
 
 
 class Slot(IntEnum):
@@ -51,6 +53,7 @@ class Slot(IntEnum):
     SHIFT = 39  # two axes
     STRETCH = 41  # two axes
     STROKE = 43
+    ERASE = 44  # whether, area, aspect, top, left
 
 
 def as_seeds(seeds: Sequence[int] | NDArray[np.uint64]) -> NDArray[np.uint64]:

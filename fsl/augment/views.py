@@ -6,6 +6,7 @@ Letters in shapes: B images, V views, C channels, S side of a view.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,8 +16,10 @@ from torch import Tensor
 from fsl.augment.affine import stroke_powers, view_transforms, warp_views
 from fsl.augment.config import AffineJitter, ViewKind, ViewSettings
 from fsl.augment.crops import Boxes, channels_last, crop_boxes, cut_views
-from fsl.augment.draws import Slot, Stream, hashed, uniforms
+from fsl.augment.draws import Slot, Stream, derived_seeds, hashed, uniforms
+from fsl.augment.erasing import erase_
 from fsl.augment.photometric import Photometrics
+from fsl.augment.rand_augment import rand_augmented
 from fsl.images import ImageSpec
 
 
@@ -63,26 +66,69 @@ def make_views(
     out = torch.from_numpy(np.empty(shape, dtype=np.float32))
     if out.numel() == 0:
         return out.flatten(0, 1)
-    u = uniforms(seeds, stream, kind.views)  # (B, V, PER_VIEW)
+    u = uniforms(seeds, stream, kind.views)
     heights, widths = (np.array([image.shape[axis] for image in images]) for axis in (1, 2))
     boxes = crop_boxes(heights, widths, u, kind.scale, settings.aspect)
-    flips = u[..., Slot.FLIP] < settings.flip
+    drawn = Drawn(u, seeds, boxes, u[..., Slot.FLIP] < settings.flip)
+    fill = _cut_all if settings.affine is None else _warp_all
+    fill(out, images, drawn, kind=kind, settings=settings, spec=spec)
+    if settings.erasing is not None:
+        erase_(out, u, seeds, settings.erasing)
+    return out.flatten(0, 1)
+
+
+class Drawn(NamedTuple):
+    """What chance decided about the views."""
+
+    u: NDArray[np.float64]  # (B, V, PER_VIEW)
+    seeds: NDArray[np.uint64]  # (B,)
+    boxes: Boxes
+    flips: NDArray[np.bool_]  # (B, V)
+
+
+def _cut_all(
+    out: Tensor,
+    images: Sequence[Tensor],
+    drawn: Drawn,
+    *,
+    kind: ViewKind,
+    settings: ViewSettings,
+    spec: ImageSpec,
+) -> None:
+    """Write the views (V, B, C, S, S), cut out of one image after the other."""
     mean, std = spec.statistics()
-    if settings.affine is None:
-        colours = Photometrics.draw(u, settings, kind, mean, std)
-        for row, image in enumerate(images):
-            colours.apply(cut_views(image, boxes, row, flips, size), row, out[:, row])
-        return out.flatten(0, 1)
-    for height, width in sorted(set(zip(heights.tolist(), widths.tolist(), strict=True))):
-        rows = np.flatnonzero((heights == height) & (widths == width))
+    colours = Photometrics.draw(drawn.u, settings, kind, mean, std)
+    changes = derived_seeds(drawn.seeds, Stream.CHANGES, kind.views).tolist()  # (B, V)
+    for row, image in enumerate(images):
+        views = cut_views(image, drawn.boxes, row, drawn.flips, kind.size)
+        if settings.rand_augment is not None:
+            views = rand_augmented(views, changes[row], settings.rand_augment, mean)
+        colours.apply(views, row, out[:, row])
+
+
+def _warp_all(
+    out: Tensor,
+    images: Sequence[Tensor],
+    drawn: Drawn,
+    *,
+    kind: ViewKind,
+    settings: ViewSettings,
+    spec: ImageSpec,
+) -> None:
+    """Write the views (V, B, C, S, S), warped out of all images of one size at once."""
+    assert settings.affine is not None
+    mean, std = spec.statistics()
+    sizes = [(image.shape[1], image.shape[2]) for image in images]
+    for height_width in sorted(set(sizes)):
+        rows = np.array([row for row, own in enumerate(sizes) if own == height_width])
         same = torch.stack([images[row] for row in rows.tolist()]).float()  # (b, C, H, W)
-        part = Boxes(*(table[rows] for table in boxes))
-        pixels = _warped(same, part, flips[rows], u[rows], jitter=settings.affine, size=size)
-        colours = Photometrics.draw(u[rows], settings, kind, mean, std)
+        part = Boxes(*(table[rows] for table in drawn.boxes))
+        flips, u = drawn.flips[rows], drawn.u[rows]
+        pixels = _warped(same, part, flips, u, jitter=settings.affine, size=kind.size)
+        colours = Photometrics.draw(u, settings, kind, mean, std)
         done = torch.empty_like(pixels).flatten(0, 1)
         colours.apply(pixels.flatten(0, 1), slice(None), done)
         out[:, torch.from_numpy(rows)] = done.view_as(pixels)
-    return out.flatten(0, 1)
 
 
 def _warped(

@@ -47,7 +47,7 @@ def balanced_softmax_loss(
 
     Args:
         logits: (B, K).
-        labels: (B,) int64.
+        labels: (B,) int64, or probabilities (B, K).
         log_counts: (K,), see `log_counts`.
         label_smoothing: part of the target that is spread evenly over all classes.
         reduction: the mean over images, or the loss of each.

@@ -24,6 +24,7 @@ from fsl.images import ImageSpec
 from fsl.losses.balanced_softmax import balanced_softmax_loss, log_counts
 from fsl.method import METHODS, Method, MethodConfig
 from fsl.metrics import accuracy
+from fsl.mixing import MixingConfig, mixed, mixed_targets
 from fsl.search_space import Choice, Uniform
 from fsl.types import LabelledBatch, StepOutput
 
@@ -53,6 +54,8 @@ class SupervisedConfig(MethodConfig):
     logit gets the logarithm of its class's number of images."""
     class_counts: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     """With `balanced`: training images of each class; null: those of the training split."""
+    mixing: MixingConfig | None = None
+    """Mixup and CutMix of each batch; null: none."""
     view: SingleViewConfig = SingleViewConfig()
     """The random view of each image."""
 
@@ -103,16 +106,24 @@ class Supervised(Method[LabelledBatch]):
 
     def loss(self, batch: LabelledBatch) -> StepOutput:
         """Return the cross-entropy of a batch, and the accuracy on the training classes."""
-        rows = self.mix(self.backbone(batch.images))  # (B, D), or (r*B, D)
-        labels = batch.labels.repeat(len(rows) // len(batch.labels))
+        images, share = batch.images, 1.0
+        if self.config.mixing is not None:
+            images, share = mixed(images, self.config.mixing)
+        rows = self.mix(self.backbone(images))  # (B, D), or (r*B, D)
         logits = self.class_logits(rows)  # (r*B, C)
-        smoothing = self.config.label_smoothing
-        if self.config.balanced:
-            loss = balanced_softmax_loss(logits, labels, self.log_counts, label_smoothing=smoothing)
-        else:
-            loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+        loss = self._cross_entropy(logits, batch.labels, share)
         plain = logits.detach()[: len(batch.labels)]
         return StepOutput(loss, {"accuracy": accuracy(plain, batch.labels)})
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor, share: float) -> Tensor:
+        """Return the loss () of logits (r*B, C), with the `share` of each image's own label."""
+        targets = labels if share == 1 else mixed_targets(labels, logits.shape[1], share)
+        targets = torch.cat([targets] * (len(logits) // len(labels)))
+        smoothing = self.config.label_smoothing
+        if self.config.balanced:
+            counts = self.log_counts
+            return balanced_softmax_loss(logits, targets, counts, label_smoothing=smoothing)
+        return F.cross_entropy(logits, targets, label_smoothing=smoothing)
 
     def score_classes(self, images: Tensor) -> Tensor:
         """Return logits of the training classes, (n, C, H, W) -> (n, K).
