@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -176,13 +176,14 @@ class Ledger:
     def _spent(self) -> bool:
         """Say whether no further trial may begin, and remember why."""
         budget, trials = self.config.budget, own_trials(self.study)
-        epochs = sum(trial.user_attrs.get("epochs", 0.0) for trial in trials)
-        hours = sum(trial.user_attrs.get("device_seconds", 0.0) for trial in trials) / 3600
         if len(trials) >= budget.trials:
             self.over = f"{budget.trials} trials were run"
-        elif budget.epochs is not None and epochs >= budget.epochs:
+        elif budget.epochs is not None and _sum(trials, "epochs") >= budget.epochs:
             self.over = f"{budget.epochs:g} epochs were trained"
-        elif budget.device_hours is not None and hours >= budget.device_hours:
+        elif (
+            budget.device_hours is not None
+            and _sum(trials, "device_seconds") / 3600 >= budget.device_hours
+        ):
             self.over = f"{budget.device_hours:g} device hours were used"
         return bool(self.over)
 
@@ -246,6 +247,10 @@ def counts(study: optuna.Study) -> dict[str, int]:
     for trial in own_trials(study):
         found[trial.user_attrs.get("outcome", "running")] += 1
     return found
+
+
+def _sum(trials: Sequence[FrozenTrial], attribute: str) -> float:
+    return float(sum(trial.user_attrs.get(attribute, 0.0) for trial in trials))
 
 
 def _begun(trial: FrozenTrial) -> bool:

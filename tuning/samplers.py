@@ -18,6 +18,7 @@ from pydantic import Field
 
 from fsl.config import Section, tagged
 from fsl.registry import Registry
+from tuning.remembered import ShortMemory
 
 if TYPE_CHECKING:
     from tuning.config import StudyConfig
@@ -88,7 +89,7 @@ class QmcConfig(SamplerConfig):
 
 
 class GpConfig(SamplerConfig):
-    """Gaussian process; for few settings and up to some hundred trials: its time grows."""
+    """Gaussian process; for few settings. It sees the best and the latest of many trials."""
 
     name: Literal["gp"] = "gp"
     startup_trials: Startup = 10
@@ -103,7 +104,7 @@ class Nsga2Config(SamplerConfig):
     """Complete trials of a generation; the first one is random."""
 
 
-class FeasibleTpe(optuna.samplers.TPESampler):
+class FeasibleTpe(ShortMemory, optuna.samplers.TPESampler):
     """TPE that learns which settings cannot be trained: they are worse than all others."""
 
     def after_trial(
@@ -170,6 +171,10 @@ class Qmc(SamplerMaker):
         )
 
 
+class ShortGp(ShortMemory, optuna.samplers.GPSampler):
+    """Gaussian-process search over the remembered trials."""
+
+
 @SAMPLERS.register("gp")
 class Gp(SamplerMaker):
     """Makes Gaussian-process search."""
@@ -180,7 +185,7 @@ class Gp(SamplerMaker):
     def make(config: GpConfig, seed: int, study_seed: int) -> optuna.samplers.BaseSampler:
         """Return the sampler."""
         del study_seed
-        return optuna.samplers.GPSampler(
+        return ShortGp(
             seed=seed, n_startup_trials=config.startup_trials, warn_independent_sampling=False
         )
 
