@@ -35,13 +35,25 @@ def test_every_recipe_of_the_project_can_be_tuned(
     stages = yaml.safe_load(path.read_text())["stages"]
     trained = [label for label, stage in stages.items() if stage["kind"] == "train"]
     checked = [label for label in trained if stages[label]["validation"]["every_epochs"]]
-    branch = branch_of(str(path), stage=checked[-1], study_dir="studies/any")
-    recipe = branch.recipe({"stages." + checked[-1] + ".optim.lr": 1e-3})
+    judged = (checked or trained)[-1]
+    settings: dict[str, Any] = {"stage": judged, "study_dir": "studies/any"}
+    if not checked:
+        settings["goals"] = [{"metric": "step_seconds", "direction": "minimize"}]
+    if stages[judged]["validation"].get("kind") == "classes" or not checked:
+        settings["finalists"] = {"count": 0}
+    branch = branch_of(str(path), **settings)
+    recipe = branch.recipe({f"stages.{judged}.optim.lr": 1e-3})
     assert branch.judged(recipe).optim.lr == 1e-3
-    assert not {"evaluate", "report"} & {stage.kind for stage in recipe.stages.values()}
+    later = {"evaluate", "report", "classify", "zero_shot"}
+    assert not later & {stage.kind for stage in recipe.stages.values()}
     again = build(PipelineConfig, recipe.model_dump(mode="json"))
     assert again == recipe  # a trial is sent to its process like this
     assert build(PipelineConfig, branch.full({})).stages.keys() == stages.keys()
+
+
+def test_finalists_in_few_shot_tasks_need_a_stage_judged_by_them() -> None:
+    with pytest.raises(ConfigError, match=r"set finalists\.count: 0"):
+        branch_of(str(ROOT / "recipes/cifar10_drloc.yaml"), stage="drloc", study_dir="any")
 
 
 def test_a_trial_runs_what_the_judged_stage_comes_from_and_nothing_else() -> None:
