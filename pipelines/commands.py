@@ -107,7 +107,11 @@ def table(planned: Mapping[str, PlannedStage]) -> str:
 def metrics_text(result: StageResult) -> str:
     """Return the first numbers of a stage; the rest are in its result.json."""
     shown = list(result.metrics.items())[:SHOWN_METRICS]
-    return " ".join(f"{name}={value:.4g}" for name, value in shown)
+    return " ".join(f"{name}={_short(value)}" for name, value in shown)
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if value == round(value) else f"{value:.4g}"
 
 
 def duration(seconds: float) -> str:

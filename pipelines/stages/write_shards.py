@@ -12,6 +12,7 @@ from data_shards.class_tree import tree_digest
 from data_shards.location import Location
 from data_shards.manifest import ShardSet
 from data_shards.sources import AnySourceConfig, build_source
+from data_shards.splits import HELD_OUT
 from data_shards.writer import write_shards
 from fsl.config import RuntimeOnly, digest
 from pipelines.stage import STAGES, PlannedStage, Stage, StageConfig, StageResult
@@ -94,7 +95,8 @@ class UseShards(Stage[UseShardsConfig]):
 
 def describe(shard_set: ShardSet) -> dict[str, float]:
     """Return the numbers of samples, classes and shards."""
-    classes = sum(len(names) for names in shard_set.class_names.values())
+    own = (names for split, names in shard_set.class_names.items() if split != HELD_OUT)
+    classes = sum(map(len, own))  # held_out has those of base
     return {
         "images": float(len(shard_set)),
         "classes": float(classes),
