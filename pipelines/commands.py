@@ -111,7 +111,7 @@ def metrics_text(result: StageResult) -> str:
 
 
 def _short(value: float) -> str:
-    return f"{value:.0f}" if value == round(value) else f"{value:.4g}"
+    return f"{value:.0f}" if float(value).is_integer() else f"{value:.4g}"
 
 
 def duration(seconds: float) -> str:
