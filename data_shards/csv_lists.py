@@ -75,7 +75,7 @@ class CsvLists(ImageFiles[CsvConfig]):
                 ]
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             reason = getattr(error, "strerror", None) or error
-            raise ConfigError(f"{path}: cannot be read as CSV: {reason}") from None
+            raise ConfigError(f"{split}: {path} cannot be read as CSV: {reason}") from None
         if not rows:
             raise ConfigError(f"{path}: lists no images")
         origins: set[str] = set()

@@ -1,4 +1,4 @@
-"""AdamW with schedules that it follows step by step, and what is done to gradients before."""
+"""The optimizer, schedules that it follows step by step, and what is done to gradients before."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+from timm.optim.lars import Lars
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import SGD, AdamW, Optimizer
 
 from fsl.additions import AdditionConfig
 from fsl.errors import CheckpointError
@@ -28,8 +29,8 @@ def build_optimizer(
     method: nn.Module,
     config: OptimConfig,
     additions: Mapping[str, AdditionConfig] | None = None,
-) -> AdamW:
-    """Return AdamW over the trainable parameters; biases and 1-D tensors usually do not decay."""
+) -> Optimizer:
+    """Return it over the trainable parameters; biases and 1-D tensors usually do not decay."""
     groups = parameter_groups(
         method,
         config.weight_decay,
@@ -39,8 +40,11 @@ def build_optimizer(
             for name, addition in (additions or {}).items()
         },
     )
-    on_gpu = any(p.is_cuda for group in groups for p in group["params"])
-    return AdamW(groups, lr=config.lr, betas=config.betas, eps=config.epsilon, fused=on_gpu or None)
+    if config.optimizer == "adamw":
+        fused = any(p.is_cuda for group in groups for p in group["params"]) or None
+        return AdamW(groups, lr=config.lr, betas=config.betas, eps=config.epsilon, fused=fused)
+    kind: type[SGD | Lars] = SGD if config.optimizer == "sgd" else Lars
+    return kind(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
 
 
 class Schedules:
@@ -115,6 +119,13 @@ def restore_optimizer(
     if unknown:
         raise CheckpointError(
             f"{name}: optimizer state of {unknown[0]!r}, which is not trained here; "
+            "set init.restore to weights"
+        )
+    of_adam = isinstance(optimizer, AdamW)
+    if any(("exp_avg" in moments) != of_adam for moments in saved.values()):
+        was, now = ("momentum_buffer", "exp_avg") if of_adam else ("exp_avg", "momentum_buffer")
+        raise CheckpointError(
+            f"{name}: optimizer state is of another optimizer, {was!r} where {now!r} is needed; "
             "set init.restore to weights"
         )
     state = optimizer.state_dict()

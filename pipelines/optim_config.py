@@ -1,4 +1,4 @@
-"""Settings of the optimizer: AdamW, its schedules, and what happens to gradients before a step."""
+"""Settings of the optimizer: which, its schedules, and what happens to gradients before a step."""
 
 from __future__ import annotations
 
@@ -34,9 +34,23 @@ class StaircaseConfig(Section):
     """What the rate is multiplied by at a drop."""
 
 
-class OptimConfig(Section):
-    """AdamW with schedules per iteration of rate and decay."""
+OWN_SETTINGS = {
+    "betas": ("adamw",),
+    "epsilon": ("adamw",),
+    "epsilon_before_correction": ("adamw",),
+    "decay_times_lr": ("adamw",),
+    "momentum": ("sgd", "lars"),
+    "nesterov": ("sgd", "lars"),
+}
+"""Settings that only some optimizers have."""
 
+
+class OptimConfig(Section):
+    """The optimizer with schedules per iteration of rate and decay."""
+
+    optimizer: Literal["adamw", "sgd", "lars"] = "adamw"
+    """`sgd` has momentum and adds decay * weight to the gradient. `lars` also scales the step of
+    each decayed tensor to .001 of the tensor's norm, for very large batches (You et al., 2017)."""
     epochs: Annotated[int, Field(ge=1)] = 100
     """Passes over the split, or epochs of tasks."""
     lr: Annotated[float, Field(gt=0, le=10), Uniform(1e-5, 1e-2, log=True)] = 5e-4
@@ -52,17 +66,21 @@ class OptimConfig(Section):
     final_weight_decay: Annotated[float, Field(ge=0, le=1)] | None = 0.4
     """Decay at the end; null keeps `weight_decay`."""
     decay_times_lr: bool = True
-    """Each step multiplies weights by 1 - lr * decay; false: by 1 - decay, whatever the rate
-    (AWGIM)."""
+    """Each step of AdamW multiplies weights by 1 - lr * decay; false: by 1 - decay, whatever the
+    rate (AWGIM)."""
     decay_all: bool = False
     """Decay biases and one-dimensional tensors as well (AWGIM)."""
     l2: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Weight of a penalty l2 * sum of squares of the decayed tensors, within the gradient and so
     before `clip` (CrossTransformers); not the same as decay."""
+    momentum: Moment = 0.9
+    """Share of the last step that is kept (sgd, lars)."""
+    nesterov: bool = False
+    """Nesterov's form of momentum (sgd, lars)."""
     betas: tuple[Moment, Moment] = (0.9, 0.999)
     """Moment coefficients of AdamW."""
     epsilon: Annotated[float, Field(gt=0, le=1)] = 1e-8
-    """Added to the root of the second moment."""
+    """Added to the root of AdamW's second moment."""
     epsilon_before_correction: bool = False
     """Add it to the moment that is not yet corrected for its start at 0, as TensorFlow does."""
     clip: ClipConfig = ClipConfig()
@@ -70,6 +88,19 @@ class OptimConfig(Section):
     skip_nonfinite: bool = False
     """Leave out a step whose gradients are not finite, and count it (`skipped` in the metrics), up
     to 10 in a row; false: stop at once."""
+
+    @model_validator(mode="after")
+    def _settings_of_this_optimizer(self) -> Self:
+        for name, owners in OWN_SETTINGS.items():
+            changed = getattr(self, name) != OptimConfig.model_fields[name].default
+            if changed and self.optimizer not in owners:
+                raise ValueError(
+                    f"{name}: is of {' and '.join(owners)}, and optimizer is {self.optimizer}; "
+                    "remove it"
+                )
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov: there is no momentum; set momentum above 0, e.g. 0.9")
+        return self
 
     @model_validator(mode="after")
     def _rates_fall(self) -> Self:

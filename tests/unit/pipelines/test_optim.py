@@ -7,8 +7,15 @@ import torch
 from torch import nn
 
 from fsl.config import build
-from fsl.errors import ConfigError
-from pipelines.optim import Schedules, build_optimizer, clip_gradients_, prepare_gradients_
+from fsl.errors import CheckpointError, ConfigError
+from pipelines.optim import (
+    Schedules,
+    build_optimizer,
+    clip_gradients_,
+    optimizer_state,
+    prepare_gradients_,
+    restore_optimizer,
+)
 from pipelines.optim_config import ClipConfig, OptimConfig, StaircaseConfig
 
 
@@ -96,3 +103,69 @@ def test_the_penalty_enters_before_the_gradients_are_normalised() -> None:
 def test_a_staircase_with_a_warm_up_is_refused() -> None:
     with pytest.raises(ConfigError, match="has no warm-up"):
         build(OptimConfig, {"staircase": {"every": 10}})
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_momentum_descends_as_written(nesterov: bool) -> None:
+    """v = .9 v + (g + decay p), p -= rate * v, or with Nesterov rate * (g + decay p + .9 v)."""
+    net = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(net.weight, 2.0)
+    config = OptimConfig(
+        optimizer="sgd", nesterov=nesterov, lr=0.5, min_lr=0.5, warmup_epochs=0,
+        weight_decay=0.1, final_weight_decay=None, clip=ClipConfig(kind="none"),
+    )  # fmt: skip
+    optimizer, schedules = build_optimizer(net, config), Schedules(config, 3, 1)
+    weight, velocity = 2.0, 0.0
+    for step in range(3):
+        schedules.apply(optimizer, step)
+        net.weight.grad = torch.full((1, 1), 0.3)
+        optimizer.step()
+        gradient = 0.3 + 0.1 * weight
+        velocity = 0.9 * velocity + gradient
+        weight -= 0.5 * (gradient + 0.9 * velocity if nesterov else velocity)
+        assert net.weight.item() == pytest.approx(weight)
+
+
+def test_lars_steps_as_long_as_the_weights_but_plainly_on_biases() -> None:
+    net = nn.Linear(2, 2)
+    before = [parameter.detach().clone() for parameter in net.parameters()]
+    config = OptimConfig(
+        optimizer="lars", momentum=0, lr=2.0, min_lr=2.0, warmup_epochs=0,
+        weight_decay=1e-6, final_weight_decay=None,
+    )  # fmt: skip
+    optimizer = build_optimizer(net, config)
+    Schedules(config, 1, 1).apply(optimizer, 0)
+    for parameter in net.parameters():
+        parameter.grad = torch.full_like(parameter, 7.0)
+    optimizer.step()
+    moved = [(p - b).norm().item() for p, b in zip(net.parameters(), before, strict=True)]
+    assert moved[0] == pytest.approx(2.0 * 0.001 * before[0].norm().item(), rel=1e-4)
+    assert moved[1] == pytest.approx(2.0 * 7.0 * 2**0.5)  # no trust ratio
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"optimizer": "sgd", "betas": [0.9, 0.99]}, "betas"),
+        ({"optimizer": "lars", "epsilon": 1e-6}, "epsilon"),
+        ({"optimizer": "sgd", "decay_times_lr": False, "warmup_epochs": 0}, "decay_times_lr"),
+        ({"momentum": 0.8}, "momentum"),
+        ({"nesterov": True}, "nesterov"),
+        ({"optimizer": "sgd", "momentum": 0, "nesterov": True}, "nesterov"),
+        ({"optimizer": "adam"}, "optimizer"),
+    ],
+)
+def test_settings_of_another_optimizer_are_refused(settings: dict[str, object], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        build(OptimConfig, settings)
+
+
+def test_moments_of_another_optimizer_are_refused() -> None:
+    net = nn.Linear(2, 2)
+    adam = build_optimizer(net, OptimConfig())
+    net(torch.ones(1, 2)).sum().backward()
+    adam.step()
+    saved = optimizer_state(adam, net)
+    sgd = build_optimizer(net, OptimConfig(optimizer="sgd"))
+    with pytest.raises(CheckpointError, match=r"exp_avg.*init\.restore to weights"):
+        restore_optimizer(sgd, net, saved, "earlier.pt")
