@@ -19,6 +19,7 @@ from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
 from fsl.backbones import BACKBONES, BackboneConfig, Layers, Tap
+from fsl.backbones.presets import put_over
 from fsl.backbones.residual import MapBackbone
 from fsl.backbones.taps import map_taps, pooled, stage_taps
 from fsl.images import ImageSpec
@@ -76,15 +77,7 @@ class CvTConfig(BackboneConfig):
     @property
     def shape(self) -> Shape:
         """The preset with the explicit settings put over it."""
-        preset = SIZES[self.size]
-        return Shape(
-            self.widths or preset.widths,
-            self.depths or preset.depths,
-            self.heads or preset.heads,
-            self.head_width or preset.head_width,
-            self.kernels or preset.kernels,
-            self.strides or preset.strides,
-        )
+        return put_over(SIZES[self.size], self)
 
 
 @BACKBONES.register("cvt")

@@ -18,6 +18,7 @@ from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor
 
 from fsl.backbones import BACKBONES, BackboneConfig, Layers, Tap
+from fsl.backbones.presets import put_over
 from fsl.backbones.pretrained import Family, load_pretrained
 from fsl.backbones.residual import MapBackbone
 from fsl.backbones.taps import cells_of_channels_last, map_taps
@@ -73,14 +74,7 @@ class SwinConfig(BackboneConfig):
     @property
     def shape(self) -> Shape:
         """The preset with the explicit settings put over it."""
-        preset = SIZES[self.size]
-        return Shape(
-            self.width or preset.width,
-            self.depths or preset.depths,
-            self.heads or preset.heads,
-            self.patch or preset.patch,
-            self.window or preset.window,
-        )
+        return put_over(SIZES[self.size], self)
 
     @model_validator(mode="after")
     def _heads_divide_the_widths(self) -> Self:

@@ -20,6 +20,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from fsl.backbones import BACKBONES, Layers, Tap
+from fsl.backbones.presets import put_over
 from fsl.backbones.taps import pooled, sequence_tap
 from fsl.backbones.transformer import TransformerBackbone, TransformerConfig, initialise_linear
 from fsl.errors import ConfigError
@@ -78,15 +79,7 @@ class T2TConfig(TransformerConfig):
     @property
     def shape(self) -> Shape:
         """The preset with the explicit settings put over it."""
-        preset = SIZES[self.size]
-        return Shape(
-            self.width or preset.width,
-            self.depth or preset.depth,
-            self.heads or preset.heads,
-            self.token_width or preset.token_width,
-            self.kernels or preset.kernels,
-            self.strides or preset.strides,
-        )
+        return put_over(SIZES[self.size], self)
 
     @model_validator(mode="after")
     def _shape_is_possible(self) -> Self:

@@ -14,6 +14,7 @@ from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor
 
 from fsl.backbones import BACKBONES
+from fsl.backbones.presets import put_over
 from fsl.backbones.pretrained import Family, load_pretrained
 from fsl.backbones.transformer import TransformerBackbone, TransformerConfig, resize_matrix
 from fsl.errors import ConfigError
@@ -62,13 +63,7 @@ class ViTConfig(TransformerConfig):
     @property
     def shape(self) -> Shape:
         """The preset with the explicit settings put over it."""
-        preset = SIZES[self.size]
-        return Shape(
-            self.width or preset.width,
-            self.depth or preset.depth,
-            self.heads or preset.heads,
-            self.patch or preset.patch,
-        )
+        return put_over(SIZES[self.size], self)
 
     @model_validator(mode="after")
     def _heads_divide_the_width(self) -> Self:

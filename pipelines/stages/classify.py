@@ -12,26 +12,25 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 from tqdm import tqdm
 
 from data_shards.location import Location
 from data_shards.manifest import ShardSet, Split
 from data_shards.selection import rows_where
 from data_shards.splits import HELD_OUT
-from fsl.config import RuntimeOnly
 from fsl.errors import ConfigError
 from fsl.long_tail import grouped_accuracy, shot_groups
 from fsl.metrics import mean_ci95
 from fsl.statistics import paired_difference
-from pipelines.features import Part, computed, prepared_batches
+from pipelines.asking import AskingConfig, asked
+from pipelines.features import Part
 from pipelines.model import LoadedModel, load_model
 from pipelines.stage import (
     ONE,
@@ -39,7 +38,6 @@ from pipelines.stage import (
     STAGES,
     Count,
     Stage,
-    StageConfig,
     StageResult,
     inputs_giving,
 )
@@ -49,7 +47,7 @@ ANSWERS, SUMMARY = "answers.parquet", "summary.json"
 GROUPS = ("many", "medium", "few")
 
 
-class ClassifyConfig(StageConfig):
+class ClassifyConfig(AskingConfig):
     """Settings of a classify stage."""
 
     kind: Literal["classify"] = "classify"
@@ -59,12 +57,6 @@ class ClassifyConfig(StageConfig):
     """Ask only images with these values of fields, e.g. domain: [sketch]."""
     by: str | None = None
     """Also tell the accuracy of each value of this field, e.g. domain."""
-    which: Literal["best", "last"] = "best"
-    """Which checkpoint of each train stage."""
-    batch_size: Annotated[int, Field(ge=1), RuntimeOnly] = 256
-    """Images per forward pass."""
-    loader_workers: Annotated[int, Field(ge=0, le=64), RuntimeOnly] = 0
-    """Processes that decode; 0 decodes here."""
 
 
 @STAGES.register("classify")
@@ -86,7 +78,8 @@ class ClassifyStage(Stage[ClassifyConfig]):
         for stage in inputs_giving(inputs, "model"):
             model = load_model(stage.path, self.config.which)
             counts = training_counts(model, shard_set, split)
-            predicted[stage.label] = self._answers(model, split)
+            scores = asked(model, Part.whole(split), model.method.score_classes, self.config)
+            predicted[stage.label] = scores.argmax(-1).numpy()
             entry = result_entry(stage.label, predicted[stage.label], split, counts, groups)
             tqdm.write(entry["text"])
             results.append(entry)
@@ -114,18 +107,6 @@ class ClassifyStage(Stage[ClassifyConfig]):
             return {}
         column = np.array(split.extra(self.config.by), dtype=object)
         return {value: column == value for value in sorted(set(column))}
-
-    def _answers(self, model: LoadedModel, split: Split) -> NDArray[np.int64]:
-        """Return the class each image is taken for, (N,)."""
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        method = model.method.to(device).eval()
-        batches = prepared_batches(
-            Part.whole(split), model.images, self.config.batch_size, self.config.loader_workers
-        )
-        answers: NDArray[np.int64] = (
-            computed(method.score_classes, batches, device).argmax(-1).numpy()
-        )
-        return answers
 
 
 def training_counts(model: LoadedModel, shard_set: ShardSet, split: Split) -> NDArray[np.int64]:

@@ -21,7 +21,6 @@ from data_shards.labelled_rows import LabelledRows
 from data_shards.location import Location
 from data_shards.manifest import ShardSet
 from fsl.backbones.features import FeaturesConfig
-from fsl.config import RuntimeOnly
 from fsl.episode_heads import PrototypeConfig
 from fsl.errors import ConfigError, StageError
 from fsl.images import ImageSpec
@@ -34,6 +33,7 @@ from pipelines.accuracies import (
     write_summary,
     write_table,
 )
+from pipelines.asking import AskingConfig
 from pipelines.candidates import Candidate, Model, Pixels, Vectors
 from pipelines.competitors import Questions, competitors, on_named_rows
 from pipelines.features import Part
@@ -47,7 +47,6 @@ from pipelines.stage import (
     Count,
     PlannedStage,
     Stage,
-    StageConfig,
     StageResult,
     inputs_giving,
 )
@@ -56,7 +55,7 @@ from pipelines.training_data import Data, open_data
 BANKS, FEATURES = "banks", "features"
 
 
-class EvaluateConfig(StageConfig):
+class EvaluateConfig(AskingConfig):
     """Settings of an evaluate stage."""
 
     kind: Literal["evaluate"] = "evaluate"
@@ -76,17 +75,11 @@ class EvaluateConfig(StageConfig):
     """Who answers: `method` is the method's own classifier; others fit a head to each support set:
     `prototype` (nearest class mean by cosine), `nearest_mean`, `ridge`, `logistic`, `classifier`;
     a name, or a mapping with the head's settings."""
-    which: Literal["best", "last"] = "best"
-    """Which checkpoint of each train stage."""
     baselines: list[Literal["pixels"]] = Field(default=[])
     """What learnt nothing, for comparison: `pixels` takes small pictures for features."""
     race: RaceConfig | None = None
     """Models under protocols compete: who cannot be the best of a bank any more answers no further
     episodes. `{}`: with the default settings; null: all answer everything."""
-    batch_size: Annotated[int, Field(ge=1), RuntimeOnly] = 256
-    """Images per forward pass."""
-    loader_workers: Annotated[int, Field(ge=0, le=64), RuntimeOnly] = 0
-    """Processes that decode; 0 decodes here."""
 
     @field_validator("shots", "protocols", "ways")
     @classmethod

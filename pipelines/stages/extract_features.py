@@ -20,6 +20,7 @@ from data_shards.location import Location
 from data_shards.manifest import ShardSet
 from fsl.config import RuntimeOnly
 from fsl.errors import StageError
+from pipelines.asking import AskingConfig
 from pipelines.extraction import VECTOR, Extraction, ExtractionCluster, Extractor, Part
 from pipelines.quiet import prepare_environment
 from pipelines.stage import (
@@ -28,24 +29,17 @@ from pipelines.stage import (
     Count,
     PlannedStage,
     Stage,
-    StageConfig,
     StageResult,
     inputs_giving,
 )
 
 
-class ExtractFeaturesConfig(StageConfig):
+class ExtractFeaturesConfig(AskingConfig):
     """Settings of `ExtractFeatures`."""
 
     kind: Literal["extract_features"] = "extract_features"
     splits: Annotated[list[str], Field(min_length=1)] | None = None
     """Splits of the shard set; null takes all."""
-    which: Literal["best", "last"] = "best"
-    """Which checkpoint of the train stage."""
-    batch_size: Annotated[int, Field(ge=1, le=65536), RuntimeOnly] = 256
-    """Images per forward pass."""
-    loader_workers: Annotated[int, Field(ge=0, le=64), RuntimeOnly] = 0
-    """Processes that decode, beside each one that computes; 0 decodes there."""
     cluster: Annotated[ExtractionCluster, RuntimeOnly] = ExtractionCluster()
     """Processes that compute, and their resources."""
 

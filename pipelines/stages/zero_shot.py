@@ -25,13 +25,13 @@ from data_shards.location import Location
 from data_shards.manifest import ShardSet, Split
 from data_shards.splits import HELD_OUT
 from fsl.compositional import SeenUnseen, seen_unseen
-from fsl.config import RuntimeOnly
 from fsl.errors import StageError
 from fsl.methods.compositional import Compositional, pair_of
 from fsl.statistics import PairedDifference
-from pipelines.features import Part, computed, prepared_batches
+from pipelines.asking import AskingConfig, asked
+from pipelines.features import Part
 from pipelines.model import load_model
-from pipelines.stage import ONE, SOME, STAGES, Count, Stage, StageConfig, StageResult, inputs_giving
+from pipelines.stage import ONE, SOME, STAGES, Count, Stage, StageResult, inputs_giving
 
 SUMMARY = "summary.json"
 MEASURES = ("auc", "harmonic", "seen", "unseen")
@@ -39,7 +39,7 @@ CURVE_POINTS = 200
 RESAMPLES = 200
 
 
-class ZeroShotConfig(StageConfig):
+class ZeroShotConfig(AskingConfig):
     """Settings of a zero_shot stage."""
 
     kind: Literal["zero_shot"] = "zero_shot"
@@ -47,14 +47,8 @@ class ZeroShotConfig(StageConfig):
     """Split with images of the training pairs."""
     unseen_split: str = "novel"
     """Split with pairs that were not trained on."""
-    which: Literal["best", "last"] = "best"
-    """Which checkpoint of each train stage."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed of the resampling."""
-    batch_size: Annotated[int, Field(ge=1), RuntimeOnly] = 256
-    """Images per forward pass."""
-    loader_workers: Annotated[int, Field(ge=0, le=64), RuntimeOnly] = 0
-    """Processes that decode; 0 decodes here."""
 
 
 class World(NamedTuple):
@@ -81,16 +75,16 @@ class ZeroShotStage(Stage[ZeroShotConfig]):
         seen, unseen = (
             shard_set.split(name) for name in (self.config.seen_split, self.config.unseen_split)
         )
-        asked = world(seen, unseen)
+        world = closed_world(seen, unseen)
         resampled: dict[str, NDArray[np.float64]] = {}
         results = []
         for stage in inputs_giving(inputs, "model"):
-            scores = self._scores(stage, asked)
-            measured = seen_unseen(scores, asked.labels, asked.seen)
-            resampled[stage.label] = resample(scores, asked, self.config.seed)
+            scores = self._scores(stage, world)
+            measured = seen_unseen(scores, world.labels, world.seen)
+            resampled[stage.label] = resample(scores, world, self.config.seed)
             results.append(result_entry(stage.label, measured, resampled[stage.label]))
             tqdm.write(results[-1]["text"])
-        differences = compared(results, resampled, len(asked.labels))
+        differences = compared(results, resampled, len(world.labels))
         for entry in differences:
             tqdm.write(entry["words"])
         summary = {
@@ -98,7 +92,7 @@ class ZeroShotStage(Stage[ZeroShotConfig]):
             "unseen_split": unseen.name,
             "seen_pairs": len(seen.class_names),
             "unseen_pairs": len(unseen.class_names),
-            "images": len(asked.labels),
+            "images": len(world.labels),
             "data": shard_set.digest,
             "which": self.config.which,
             "results": results,
@@ -107,30 +101,25 @@ class ZeroShotStage(Stage[ZeroShotConfig]):
         (out / SUMMARY).write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
         return flat(results, differences)
 
-    def _scores(self, stage: StageResult, asked: World) -> NDArray[np.float32]:
+    def _scores(self, stage: StageResult, world: World) -> NDArray[np.float32]:
         """Return the scores of every image for every pair, (N, P)."""
         model = load_model(stage.path, self.config.which)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        method: Any = model.method.to(device).eval()
+        method: Any = model.method
         if not isinstance(method, Compositional):
             raise StageError(
                 f"needs: {stage.label!r} was trained by method {model.config.method.name!r}, which "
                 "knows no pairs; zero_shot asks models of method compositional"
             )
-        numbers = method.numbered(asked.pairs).to(device)
+        numbers = method.numbered(world.pairs)
 
         def score(images: Tensor) -> Tensor:
-            return method.score_pairs(images, numbers)
+            return method.score_pairs(images, numbers.to(images.device))
 
-        size, workers = self.config.batch_size, self.config.loader_workers
-        parts = [
-            computed(score, prepared_batches(part, model.images, size, workers), device)
-            for part in asked.parts
-        ]
+        parts = [asked(model, part, score, self.config) for part in world.parts]
         return torch.cat(parts).numpy()
 
 
-def world(seen: Split, unseen: Split) -> World:
+def closed_world(seen: Split, unseen: Split) -> World:
     """Return the closed world of two splits.
 
     Raises:
@@ -151,15 +140,15 @@ def world(seen: Split, unseen: Split) -> World:
     )
 
 
-def resample(scores: NDArray[np.float32], asked: World, seed: int) -> NDArray[np.float64]:
+def resample(scores: NDArray[np.float32], world: World, seed: int) -> NDArray[np.float64]:
     """Return the measures of resampled images, (RESAMPLES, 4); equal seeds draw equal images."""
     rng = np.random.default_rng(seed)
-    of_seen = asked.seen[asked.labels]
+    of_seen = world.seen[world.labels]
     groups = [np.flatnonzero(of_seen), np.flatnonzero(~of_seen)]
     found = []
     for _ in tqdm(range(RESAMPLES), desc="resampling", disable=None, leave=False):
         rows = np.concatenate([rng.choice(group, len(group)) for group in groups])
-        measured = seen_unseen(scores[rows], asked.labels[rows], asked.seen)
+        measured = seen_unseen(scores[rows], world.labels[rows], world.seen)
         found.append([getattr(measured, name) for name in MEASURES])
     return np.array(found)
 
