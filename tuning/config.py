@@ -167,12 +167,24 @@ class StudyConfig(Section):
                 f"sampler: {self.sampler.name} cannot search several recipes, whose settings "
                 "differ; use tpe or random"
             )
+        self._check_cluster()
         if self.finalists.count and self.finalists.seed == self.seed:
             raise ValueError(
                 f"finalists.seed: {self.seed} is the seed of the search's own tasks too; set "
                 f"finalists.seed: {self.seed + 1}"
             )
         return self
+
+    def _check_cluster(self) -> None:
+        if self.trials.launcher == "ray":
+            return
+        for branch in self.recipes.values():
+            for name in branch.set:
+                if name.split(".")[2:3] == ["cluster"]:
+                    raise ValueError(
+                        f"set: {name} has no effect with trials.launcher: local, where a trial is "
+                        "one process; set trials.cpus and trials.gpus, or trials.launcher: ray"
+                    )
 
     @model_validator(mode="after")
     def _population_alone(self) -> Self:

@@ -1,4 +1,4 @@
-"""BatchFormer beside DistributedDataParallel: two processes learn what one learns from all images."""
+"""BatchFormer beside DistributedDataParallel: two processes learn what one learns from all."""
 
 from __future__ import annotations
 

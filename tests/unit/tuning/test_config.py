@@ -123,6 +123,11 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"search": {"x": {"choices": []}}}, "search.x.choices: List should have at least 1 item"),
     ({"recipe": 3}, "recipe: name the recipe's file, or write its sections here (got 3)"),
     ({"set": {"seed": 3}}, "'seed': write a setting of a stage as stages.LABEL.section.key"),
+    (
+        {"set": {"stages.distill.cluster.workers": 4}},
+        "set: stages.distill.cluster.workers has no effect with trials.launcher: local, where a "
+        "trial is one process",
+    ),
     ({"goals": [{"metric": "accuracy"}]}, "goals.0.metric: Input should be 'val_accuracy'"),
     ({"goals": [{}, {}]}, "goals: name each metric once"),
     ({"goals": [{"metric": "step_seconds", "direction": "maximize"}]}, "is to minimize"),
