@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
+import yaml
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
@@ -32,32 +33,39 @@ KEPT = ("config.json", "result.json", "summary.json", "answers.parquet")
 
 
 class Run(NamedTuple):
-    """A recipe, its train stages, and what is changed in each of them."""
+    """Some networks of a recipe, and what is changed in each of them."""
 
     recipe: str
-    trained: tuple[str, ...]
+    networks: tuple[str, ...]
     changes: Mapping[str, object] = {}
 
 
-LONG_TAIL = ("plain", "shared", "unshared")
+TWO = ("plain", "shared")
 RUNS = {
     "drloc": Run("cifar10_drloc", ("plain", "drloc")),
     "drloc_cvt": Run("cifar10_drloc", ("plain", "drloc"), {"backbone.name": "cvt"}),
-    "long_tail": Run("cifar10_lt", LONG_TAIL),
-    "long_tail_32": Run("cifar10_lt", LONG_TAIL, {"data.batch_size": 32}),
-    "long_tail_512": Run("cifar10_lt", LONG_TAIL, {"data.batch_size": 512}),
+    "long_tail": Run("cifar10_lt", (*TWO, "unshared")),
+    "long_tail_32": Run("cifar10_lt", TWO, {"data.batch_size": 32}),
+    "long_tail_512": Run("cifar10_lt", TWO, {"data.batch_size": 512}),
 }
 
 
 def run(run: Run, seed: int, data: Path, out: Path) -> None:
-    """Run one recipe with one seed."""
+    """Run the recipe, with these networks only, with one seed."""
+    recipe = yaml.safe_load((ROOT / f"recipes/{run.recipe}.yaml").read_text(encoding="utf-8"))
+    asked = recipe["stages"]["classify"]
+    for label in {*asked["needs"]} - {*run.networks, "shards"}:
+        del recipe["stages"][label]
+        asked["needs"].remove(label)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     changes = [
         f"stages.{label}.{key}={value}"
-        for label in run.trained
+        for label in run.networks
         for key, value in {"cluster.launcher": "local", **run.changes}.items()
     ]
     subprocess.run(
-        [sys.executable, "-m", "pipelines.cli", "run", str(ROOT / f"recipes/{run.recipe}.yaml"),
+        [sys.executable, "-m", "pipelines.cli", "run", str(out / "recipe.yaml"),
          f"seed={seed}", f"run_dir={out}", f"name={out.name}",
          f"stages.shards.source.root={data}", "stages.shards.seed=0", *changes],
         check=True,
