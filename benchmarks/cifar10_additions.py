@@ -58,7 +58,7 @@ def run(run: Run, seed: int, data: Path, out: Path) -> None:
         del recipe["stages"][label]
         asked["needs"].remove(label)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    (out / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
     changes = [
         f"stages.{label}.{key}={value}"
         for label in run.networks

@@ -48,14 +48,28 @@ def all_reduce_sum(values: Tensor) -> Tensor:
     return total
 
 
-def gather_rows(values: Tensor) -> Gathered:
-    """Return the rows (n, ...) of all processes, with gradient; n may differ between them."""
+def gather_rows(values: Tensor, counts: Sequence[int] | None = None) -> Gathered:
+    """Return the rows (n, ...) of all processes, with gradient.
+
+    Args:
+        values: this process's.
+        counts: n of each process where known, see `row_counts`; else they are asked for.
+    """
     if world_size() == 1:
         return Gathered(values, 0)
+    if counts is None:
+        counts = row_counts(values)
+    return Gathered(_Gather.apply(values, counts), sum(counts[: rank()]))
+
+
+def row_counts(values: Tensor) -> list[int]:
+    """Return the number of rows of each process; waits for the device."""
+    if world_size() == 1:
+        return [len(values)]
     own = torch.zeros(world_size(), dtype=torch.int64, device=values.device)
     own[rank()] = len(values)
     counts: list[int] = _summed(own).tolist()
-    return Gathered(_Gather.apply(values, counts), sum(counts[: rank()]))
+    return counts
 
 
 class _Sum(torch.autograd.Function):

@@ -37,6 +37,8 @@ class MixingConfig(Section):
     def _some_strength(self) -> Self:
         if not self.mixup and not self.cutmix:
             raise ValueError("mixup and cutmix are both 0, so nothing is mixed; remove the section")
+        if "switch" in self.model_fields_set and not (self.mixup and self.cutmix):
+            raise ValueError("switch: chooses between mixup and cutmix, and one is 0; remove it")
         return self
 
 

@@ -12,7 +12,7 @@ import hashlib
 import json
 import pickle
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,6 +28,7 @@ from data_shards.location import Location
 from fsl.config import build
 from fsl.errors import CheckpointError, ConfigError
 from fsl.method import Method
+from pipelines.addition_weights import with_own_additions
 from pipelines.optim import optimizer_state, restore_optimizer
 from pipelines.train_config import TrainConfig
 
@@ -35,8 +36,6 @@ FORMAT = 1
 MODEL, STATE, MANIFEST = "model.safetensors", "state.pt", "checkpoint.json"
 DIRECTORY = "checkpoints"
 SCORE = "val_accuracy"
-ADDITIONS = "additions."
-"""What the names of weights begin with that only ride on a method."""
 Which = Literal["best", "last"]
 
 
@@ -106,19 +105,24 @@ class Checkpoint:
         _same_architecture(self.name, tensors, method.state_dict())
         method.load_state_dict(tensors)
 
-    def restore_method(self, method: nn.Module) -> None:
-        """Load the weights of a method; its additions may be others than it was trained with."""
+    def restore_method(self, method: nn.Module) -> set[str]:
+        """Load the weights of a method; its additions may be others than it was trained with.
+
+        Returns:
+            The additions that were not there before with tensors of equal shapes: those of the
+            method keep their fresh weights, and moments of none of them fit.
+        """
         wanted = method.state_dict()
-        kept = {key: value for key, value in wanted.items() if key.startswith(ADDITIONS)}
-        tensors = self._tensors()
-        riding = {key: value for key, value in tensors.items() if key.startswith(ADDITIONS)}
-        if _shapes(riding) != _shapes(kept):
-            tensors = {key: value for key, value in tensors.items() if key not in riding} | kept
+        tensors, others = with_own_additions(self._tensors(), wanted)
         _same_architecture(self.name, tensors, wanted)
         method.load_state_dict(tensors)
+        return others
 
     def restore_backbone(self, method: Method[Any]) -> None:
-        """Load the weights of the backbone, whatever method it was trained with."""
+        """Load the weights of the backbone, whatever method it was trained with.
+
+        A method's slow copy of it (`teacher_backbone`) starts from the same weights.
+        """
         prefix = "backbone."
         tensors = {
             key.removeprefix(prefix): value
@@ -127,6 +131,9 @@ class Checkpoint:
         }
         _same_architecture(self.name, tensors, method.backbone.state_dict())
         method.backbone.load_state_dict(tensors)
+        teacher = getattr(method, "teacher_backbone", None)
+        if teacher is not None:
+            teacher.load_state_dict({key: tensors[key] for key in teacher.state_dict()})
 
     def _tensors(self) -> dict[str, Tensor]:
         try:
@@ -135,14 +142,20 @@ class Checkpoint:
             raise CheckpointError(f"{self.name}/{MODEL}: {error}; {_REMEDY}") from None
 
     def restore_training(
-        self, method: nn.Module, optimizer: Optimizer, scaler: torch.amp.GradScaler
+        self,
+        method: nn.Module,
+        optimizer: Optimizer,
+        scaler: torch.amp.GradScaler,
+        other_additions: Collection[str] = (),
     ) -> None:
-        """Load the optimizer's moments and the gradient scaler."""
+        """Load the optimizer's moments, but not of `other_additions`, and the gradient scaler."""
         try:
             state = torch.load(self.directory / STATE, map_location="cpu", weights_only=True)
         except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
             raise CheckpointError(f"{self.name}/{STATE}: {error}; {_REMEDY}") from None
-        restore_optimizer(optimizer, method, state["optimizer"], self.name)
+        starts = tuple(f"additions.{name}." for name in other_additions)
+        moments = {k: v for k, v in state["optimizer"].items() if not k.startswith(starts)}
+        restore_optimizer(optimizer, method, moments, self.name)
         if scaler.is_enabled() and state["scaler"]:
             scaler.load_state_dict(state["scaler"])
 
@@ -160,10 +173,6 @@ class Checkpoint:
 
 
 _REMEDY = f"the checkpoint is damaged: delete the directory {DIRECTORY} above it to train again"
-
-
-def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {key: tuple(value.shape) for key, value in tensors.items()}
 
 
 def _same_architecture(

@@ -111,7 +111,7 @@ def restore_optimizer(
 ) -> None:
     """Load what `optimizer_state` returned; a parameter without saved state starts afresh.
 
-    State of additions that the method is without is left out.
+    State of an addition's parameters that are not trained any more is left out.
     """
     numbered = _numbered(optimizer, method)
     strange = set(saved) - set(numbered.values())

@@ -148,9 +148,9 @@ class Trainer:
         if self.config.init.restore == "backbone":
             checkpoint.restore_backbone(self.method)
             return
-        checkpoint.restore_method(self.method)
+        others = checkpoint.restore_method(self.method)
         if self.config.init.restore == "all":
-            checkpoint.restore_training(self.method, self.optimizer, self.scaler)
+            checkpoint.restore_training(self.method, self.optimizer, self.scaler, others)
 
     def _build_data(self, data: Data) -> None:
         config, session = self.config, self.session

@@ -136,7 +136,13 @@ def chosen_blocks(backbone: nn.Module, numbers: tuple[int, ...]) -> list[Tap]:
             f"additions.batchformer.after_blocks: {type(backbone).__name__} has no blocks of "
             "tokens; use vit, or leave after_blocks out"
         )
-    taps = backbone.taps("blocks")
+    try:
+        taps = backbone.taps("blocks")
+    except ConfigError:
+        raise ConfigError(
+            f"additions.batchformer.after_blocks: {type(backbone).__name__} does not tell its "
+            "blocks; use vit or swin, or leave after_blocks out"
+        ) from None
     if numbers[-1] >= len(taps):
         raise ConfigError(
             f"additions.batchformer.after_blocks: {list(numbers)}, but the network has the blocks "

@@ -120,10 +120,11 @@ class DRLoc(Addition):
                 f"{type(backbone).__name__} has none; use swin, vit or resnet12, for example"
             )
         taps = backbone.taps(config.layers)
-        pools = [tap.pooled if config.pool is None else config.pool for tap in taps]
+        self._pooled = [tap.pooled if config.pool is None else config.pool for tap in taps]
         self._seen: list[list[Seen]] = [[] for _ in taps]
-        for number, (tap, pooled) in enumerate(zip(taps, pools, strict=True)):
-            listen(tap, partial(self._see, number, tap.cells, pooled))
+        self._watching = True
+        for number, tap in enumerate(taps):
+            listen(tap, partial(self._see, number, tap.cells))
         grids: list[Grid | None] = [None] * len(taps)
         if config.loss != "l1":
             grids = self._grids(backbone, images)
@@ -148,20 +149,21 @@ class DRLoc(Addition):
         with torch.no_grad():
             backbone(torch.zeros(1, images.channels, images.size, images.size, device=place))
         backbone.train(was_training)
-        grids: list[Grid | None] = [seen[-1][1] for seen in self._seen]
+        grids: list[Grid | None] = [self._largest(number)[1] for number in range(len(self._seen))]
         self.begin()
         return grids
 
-    def _see(
-        self, number: int, cells: Callable[[Tensor], Seen], pooled: bool, tensor: Tensor
-    ) -> None:
-        """Note one map of a training pass."""
-        if self.training:
-            seen = cells(tensor)
-            self._seen[number].append(pool_grid(*seen) if pooled else seen)
+    def _see(self, number: int, cells: Callable[[Tensor], Seen], tensor: Tensor) -> None:
+        """Note one map of a training pass; not what backward computes again (checkpoint_blocks)."""
+        if self.training and self._watching:
+            self._seen[number].append(cells(tensor))
 
     def begin(self) -> None:
-        """Forget the maps of earlier passes."""
+        """Forget the maps of earlier passes, watch those to come."""
+        self._forget()
+        self._watching = True
+
+    def _forget(self) -> None:
         for seen in self._seen:
             seen.clear()
 
@@ -177,15 +179,21 @@ class DRLoc(Addition):
         if not self.training:
             return None
         losses = [self._loss(number) for number in range(len(self.heads))]
-        self.begin()  # the maps hold the whole graph
+        self._forget()  # the maps hold the whole graph
+        self._watching = False
         loss = torch.stack(losses).sum()
-        weight = loss.new_tensor(self._weight)
+        weight = torch.full_like(loss.detach(), self._weight)
         metrics = {f"drloc_{self.config.unit}": loss.detach(), "drloc_weight": weight}
-        return StepOutput(weight * loss, metrics)
+        return StepOutput(self._weight * loss, metrics)
+
+    def _largest(self, number: int) -> Seen:
+        """Return the cells of one tap, of the passes with the largest grid, as one batch."""
+        seen = largest(self._seen[number])
+        return pool_grid(*seen) if self._pooled[number] else seen
 
     def _loss(self, number: int) -> Tensor:
         """Return the loss () of the maps of one tap."""
-        cells, grid = largest(self._seen[number])
+        cells, grid = self._largest(number)
         expected = self._grid_of_head[number]
         if expected is not None and grid != expected:
             raise ConfigError(

@@ -18,7 +18,12 @@ import numpy as np
 import torch
 from PIL import Image
 from pydantic import Field
-from timm.data.auto_augment import rand_augment_transform
+from timm.data.auto_augment import (
+    RandAugment,
+    posterize,
+    rand_augment_choices,
+    rand_augment_ops,
+)
 from torch import Tensor
 
 from fsl.config import Section
@@ -68,11 +73,19 @@ def rand_augmented(
 @lru_cache(maxsize=8)
 def changer(config: RandAugmentConfig, fill: tuple[int, ...]) -> Any:
     """Return timm's transform of a PIL image."""
-    text = (
-        f"rand-m{config.magnitude:g}-n{config.changes}-mstd{config.spread:g}"
-        f"-inc{int(config.increasing)}"
-    )
-    return rand_augment_transform(text, {"translate_const": 100, "img_mean": fill})
+    kinds = rand_augment_choices("default", increasing=config.increasing)
+    strength = {"magnitude_std": config.spread, "img_mean": fill}
+    changes = rand_augment_ops(config.magnitude, 0.5, strength, kinds)
+    for change in changes:
+        if change.aug_fn is posterize:
+            change.aug_fn = posterized
+    return RandAugment(changes, config.changes)  # type: ignore[no-untyped-call]
+
+
+def posterized(image: Image.Image, bits: int, **settings: Any) -> Image.Image:
+    """Keep one bit where timm asks for none, which Pillow now refuses (and was a black image)."""
+    done: Image.Image = posterize(image, max(bits, 1), **settings)  # type: ignore[no-untyped-call]
+    return done
 
 
 @contextmanager

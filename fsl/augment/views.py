@@ -69,6 +69,8 @@ def make_views(
     u = uniforms(seeds, stream, kind.views)
     heights, widths = (np.array([image.shape[axis] for image in images]) for axis in (1, 2))
     boxes = crop_boxes(heights, widths, u, kind.scale, settings.aspect)
+    if stream != Stream.GLOBAL_VIEWS:  # else both would have the same noise and changes
+        seeds = derived_seeds(seeds, stream, 1)[:, 0]
     drawn = Drawn(u, seeds, boxes, u[..., Slot.FLIP] < settings.flip)
     fill = _cut_all if settings.affine is None else _warp_all
     fill(out, images, drawn, kind=kind, settings=settings, spec=spec)

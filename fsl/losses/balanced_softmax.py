@@ -24,7 +24,7 @@ def log_counts(counts: Sequence[int] | Tensor) -> Tensor:
     Raises:
         ConfigError: a class has none; its share would be zero and its loss infinite.
     """
-    images = torch.as_tensor(counts).double()
+    images = torch.as_tensor(counts, device="cpu").double()
     if len(empty := (images < 1).nonzero().flatten()):
         first = int(empty[0])
         raise ConfigError(

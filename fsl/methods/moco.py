@@ -44,6 +44,8 @@ class MoCoHeadConfig(Section):
     """Width of the hidden layers."""
     output: Annotated[int, Field(ge=4, le=4096), Choice(64, 128, 256)] = 256
     """Width of queries and keys."""
+    predictor_norm: bool = False
+    """Standardise the predictor's output too, as the paper does with a ViT."""
 
 
 class MoCoConfig(MethodConfig):
@@ -58,7 +60,8 @@ class MoCoConfig(MethodConfig):
     """The same towards the last step; half a cosine in between."""
     streams: Annotated[Literal["sum", "mean"], Choice("sum", "mean")] = "sum"
     """Where BatchFormer gives plain and transformed rows, each kind of query looks in each kind of
-    key: these four losses are summed, or averaged. Without it there is one, and no difference."""
+    key: these four losses are summed, or averaged (with `after_blocks` two: keys are plain).
+    Without it there is one, and no difference."""
     head: MoCoHeadConfig = MoCoHeadConfig()
     """Projector and predictor."""
     view: SingleViewConfig = SingleViewConfig(scale=(0.2, 1.0), blur=0.55, solarize=0.1)
@@ -81,7 +84,7 @@ class MoCo(Method[MultiViewBatch]):
         hidden, output = config.head.hidden, config.head.output
         widths = [features, *[hidden] * (config.head.layers - 1), output]
         self.projector = perceptron(widths, last_norm=True)
-        self.predictor = perceptron([output, hidden, output], last_norm=False)
+        self.predictor = perceptron([output, hidden, output], last_norm=config.head.predictor_norm)
         self.teacher_backbone = make_teacher(backbone)
         self.teacher_projector = make_teacher(self.projector)
         self.teacher_additions = nn.ModuleDict()
@@ -126,7 +129,7 @@ class MoCo(Method[MultiViewBatch]):
             {
                 name: copy.deepcopy(addition).requires_grad_(False)
                 for name, addition in self.riding()
-                if addition.adds_rows
+                if addition.adds_rows and not addition.adds_rows_inside  # keys have one stream
             }
         )
 

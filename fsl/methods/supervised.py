@@ -68,6 +68,8 @@ class SupervisedConfig(MethodConfig):
 
     @model_validator(mode="after")
     def _balance_fits(self) -> Self:
+        if self.class_counts is not None and not self.balanced:
+            raise ValueError("class_counts: only balanced: true uses them; remove one")
         if self.balanced and self.turned_classes:
             raise ValueError("balanced and turned_classes: true do not go together; remove one")
         return self
@@ -91,7 +93,8 @@ class Supervised(Method[LabelledBatch]):
         self.classifier = nn.Linear(features, outputs, bias=config.classifier == "linear")
         self.temperature = config.temperature or TEMPERATURES[config.classifier]
         if config.balanced:
-            self.register_buffer("log_counts", log_counts(checked_counts(config)))
+            counts = log_counts(checked_counts(config))
+            self.register_buffer("log_counts", counts, persistent=False)  # of this stage's data
 
     @classmethod
     def batcher(cls, config: SupervisedConfig, images: ImageSpec, grid_of: Any) -> Batcher:

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fsl.distributed import gather_rows
+from fsl.distributed import gather_rows, row_counts
 from fsl.errors import ConfigError
 
 EPSILON = 1e-5
@@ -61,8 +61,9 @@ class BatchAttention(nn.Module):
         if not len(rows):
             raise ConfigError("a batch has no samples to attend to; use fewer workers")
         own = rows.unsqueeze(1).flatten(1, -2)  # (N, L, C)
+        counts = row_counts(own) if self.scope == "global" else None
         for layer in self.layers:
-            own = layer(own, gather_rows(own).values if self.scope == "global" else own)
+            own = layer(own, own if counts is None else gather_rows(own, counts).values)
         return own.reshape(rows.shape)
 
 

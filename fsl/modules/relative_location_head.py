@@ -91,7 +91,9 @@ class LocationRegressor(nn.Module):
     def forward(self, tokens: Tensor, pairs: Tensor) -> Tensor:
         """Return row and column offsets (B, M, 2) of features (B, L, C) and cells (B, M, 2)."""
         x = F.relu(pair_linear(tokens, pairs, self.first.weight, self.first.bias))  # (B, M, D)
-        offsets: Tensor = self.offsets(F.relu(self.second(x)))
+        x = F.relu(self.second(x))
+        with torch.autocast(x.device.type, enabled=False):  # bfloat16 would round to .03 of 7 cells
+            offsets: Tensor = self.offsets(x.to(self.offsets.weight.dtype))
         return offsets
 
 

@@ -23,6 +23,7 @@ from pipelines.checkpoint import (
 )
 from pipelines.model import fresh_method, load_model
 from pipelines.optim import build_optimizer
+from tests.riding import START, batch_of, made
 from tests.toy_training import toy_config, weights
 
 CONFIG = toy_config()
@@ -155,3 +156,84 @@ def test_a_stage_that_did_not_finish_has_no_model(tmp_path: Path) -> None:
     save(tmp_path / "checkpoints" / "step-3")
     with pytest.raises(CheckpointError, match=r"no finished train stage \(best\.json is missing\)"):
         load_model(Location.parse(tmp_path))
+
+
+RIDING: dict[str, dict[str, Any]] = {
+    "mixed": {"batchformer": {"heads": 2}},
+    "narrow": {"drloc": {"hidden": 8, "schedule": "constant"}},
+    "wide": {"drloc": {"hidden": 16, "schedule": "constant"}},
+}
+RIDING["both"] = {**RIDING["mixed"], **RIDING["narrow"]}
+
+
+def stepped(additions: str, method: str = "supervised") -> tuple[Any, Any]:
+    """A small method with additions, and its optimizer, after a step."""
+    tree = {"supervised": {"classes": 3}, "moco": {"head": {"hidden": 16, "output": 8}}}[method]
+    made_one = made({"name": method, **tree}, RIDING.get(additions, {}))
+    optimizer = build_optimizer(made_one, CONFIG.optim)
+    made_one.begin_step(START)
+    made_one(batch_of(made_one)).loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    return made_one, optimizer
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "kept", "fresh"),
+    [
+        ("mixed", "both", "additions.batchformer.", "additions.drloc."),
+        ("both", "mixed", "additions.batchformer.", ""),
+        ("narrow", "wide", "backbone.", "additions.drloc."),
+        ("none", "wide", "backbone.", "additions.drloc."),
+    ],
+)
+def test_each_addition_goes_on_or_starts_afresh(
+    before: str, after: str, kept: str, fresh: str, tmp_path: Path
+) -> None:
+    method, optimizer = stepped(before)
+    info = CheckpointInfo(3, 1, 1, DIGEST, CONFIG.model_dump(mode="json"))
+    write_checkpoint(tmp_path, info, method, optimizer, scaler())
+    later, own = stepped(after)
+    untouched = {key: value.clone() for key, value in later.state_dict().items()}
+    own = build_optimizer(later, CONFIG.optim)
+    checkpoint = Checkpoint(tmp_path)
+    checkpoint.restore_training(later, own, scaler(), checkpoint.restore_method(later))
+    for name, value in later.state_dict().items():
+        if name.startswith(kept):
+            assert torch.equal(value, method.state_dict()[name])
+        if fresh and name.startswith(fresh):
+            assert torch.equal(value, untouched[name])
+    for name, parameter in later.named_parameters():
+        if fresh and name.startswith(fresh):
+            assert not own.state[parameter]
+        elif name.startswith(kept) and parameter.requires_grad:
+            assert own.state[parameter]
+    later(batch_of(later)).loss.backward()
+    own.step()  # no moments of another shape
+
+
+@pytest.mark.parametrize(("before", "after"), [("none", "mixed"), ("mixed", "none")])
+def test_the_slow_copy_of_an_addition_may_come_and_go(
+    before: str, after: str, tmp_path: Path
+) -> None:
+    method, optimizer = stepped(before, "moco")
+    info = CheckpointInfo(3, 1, 1, DIGEST, CONFIG.model_dump(mode="json"))
+    write_checkpoint(tmp_path, info, method, optimizer, scaler())
+    later, _ = stepped(after, "moco")
+    assert Checkpoint(tmp_path).restore_method(later) == {"batchformer"}
+    torch.testing.assert_close(
+        later.teacher_backbone.state_dict(), method.teacher_backbone.state_dict()
+    )
+
+
+def test_a_slow_copy_starts_where_the_backbone_does(tmp_path: Path) -> None:
+    method, optimizer = stepped("none")
+    info = CheckpointInfo(3, 1, 1, DIGEST, CONFIG.model_dump(mode="json"))
+    write_checkpoint(tmp_path, info, method, optimizer, scaler())
+    later, _ = stepped("none", "moco")
+    Checkpoint(tmp_path).restore_backbone(later)
+    for network in (later.backbone, later.teacher_backbone):
+        own = method.backbone.state_dict()
+        torch.testing.assert_close(
+            network.state_dict(), {key: own[key] for key in network.state_dict()}
+        )
