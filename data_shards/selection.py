@@ -22,7 +22,6 @@ from data_shards.permutation import hash_key, hash_with
 from fsl.config import Section
 from fsl.errors import ConfigError, did_you_mean
 from fsl.long_tail import imbalanced_counts, select_images
-from fsl.search_space import Uniform
 
 ASIDE = 11  # keeps the draws of one seed apart from those of orders
 
@@ -36,8 +35,11 @@ class LongTailConfig(Section):
     """Images of the largest class over images of the smallest."""
     largest: Annotated[int, Field(ge=1)] | None = None
     """Images of the largest class; null: as many as the smallest class of the split has."""
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Which images stay; the same for all seeds of training unless it is changed."""
+    published: bool = False
+    """Draw as the published CIFAR-LT sets were, with seed 0: one class after the other from one
+    generator. Else the images of a smaller `ratio` contain those of a larger."""
 
 
 class SelectionConfig(Section):
@@ -45,7 +47,7 @@ class SelectionConfig(Section):
 
     where: dict[str, list[str]] = {}  # noqa: RUF012 - pydantic copies it
     """Fields of the shard set -> values that are kept, e.g. domain: [photo, sketch]."""
-    set_aside: Annotated[float, Field(ge=0, lt=1), Uniform(0.05, 0.3)] = 0.0
+    set_aside: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of each class that is not trained on; `validation.kind: classes` asks these images."""
     set_aside_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Which images are set aside."""
@@ -177,7 +179,7 @@ def _tail(split: Split, config: LongTailConfig, rows: NDArray[np.int64]) -> NDAr
     have = np.bincount(labels, minlength=len(split.class_names))
     largest = config.largest or int(have.min())
     wanted = imbalanced_counts(largest, len(have), config.ratio, config.kind)
-    return np.sort(rows[select_images(labels, wanted, config.seed)])
+    return np.sort(rows[select_images(labels, wanted, config.seed, published=config.published)])
 
 
 def _places(
@@ -185,7 +187,7 @@ def _places(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return each row's place in a random order of its class (n,), and class sizes (C,).
 
-    A row's place depends on its number in the split alone, not on which others are there.
+    Which of two rows comes first depends on their numbers in the split alone.
     """
     labels = split.labels[rows]
     drawn = hash_with(key, rows)

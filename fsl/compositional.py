@@ -29,14 +29,29 @@ class SeenUnseen(NamedTuple):
     curve: Floats  # (steps, 2) unseen and seen accuracy, from the smallest bias to the largest
 
 
+class Margins(NamedTuple):
+    """What decides about each image, at any bias."""
+
+    of_seen: NDArray[np.bool_]  # (N,) whether its pair is a seen one
+    margin: Floats  # (N,) of seen pairs: ahead of the best unseen; of others: behind the best seen
+
+
 def seen_unseen(
     scores: NDArray[np.floating], labels: NDArray[np.integer], seen: NDArray[np.bool_]
 ) -> SeenUnseen:
-    """Return the measures of one model.
+    """Return the measures of one model; see `margins`."""
+    return curve_of(margins(scores, labels, seen))
 
-    With bias b an image of a seen pair is right if its pair has the highest score of the seen ones
+
+def margins(
+    scores: NDArray[np.floating], labels: NDArray[np.integer], seen: NDArray[np.bool_]
+) -> Margins:
+    """Return how far each image is from being mistaken for a pair of the other kind.
+
+    With bias b an image of a seen pair is right if its pair is the first choice among the seen ones
     and b is at most what it is ahead of the best unseen; an image of an unseen pair, if its pair is
-    the best unseen one and b is above what that lies behind the best seen.
+    the first choice among the unseen and b is above what that lies behind the best seen. Where
+    another pair of its kind is chosen, no bias helps: the margin is infinite.
 
     Args:
         scores: (N, P) of every image for every pair of the closed world.
@@ -51,25 +66,34 @@ def seen_unseen(
         raise ConfigError(
             "a curve of seen against unseen pairs needs images of both; name a split of each"
         )
-    own = np.take_along_axis(scores, labels[:, None], 1)[:, 0]  # (N,)
-    best_seen, best_unseen = scores[:, seen].max(1), scores[:, ~seen].max(1)
-    ahead = np.where(own >= best_seen, own - best_unseen, -np.inf)[of_seen]
-    behind = np.where(own >= best_unseen, best_seen - own, np.inf)[~of_seen]
-    steps = np.concatenate([ahead, behind])
-    steps = np.unique(steps[np.isfinite(steps)])
+    best = {}
+    for kind in (True, False):
+        pairs = np.flatnonzero(seen == kind)
+        place = scores[:, pairs].argmax(1)
+        best[kind] = scores[np.arange(len(scores)), pairs[place]], pairs[place]
+    (best_seen, first_seen), (best_unseen, first_unseen) = best[True], best[False]
+    ahead = np.where(first_seen == labels, best_seen - best_unseen, -np.inf)
+    behind = np.where(first_unseen == labels, best_seen - best_unseen, np.inf)
+    return Margins(of_seen, np.where(of_seen, ahead, behind).astype(np.float64))
+
+
+def curve_of(found: Margins) -> SeenUnseen:
+    """Return the measures of images with these margins."""
+    ahead, behind = found.margin[found.of_seen], found.margin[~found.of_seen]
+    steps = np.unique(found.margin[np.isfinite(found.margin)])
     # between two steps nothing changes: ask in the middles, and beyond both ends
-    biases = np.concatenate([steps[:1] - 1, (steps[1:] + steps[:-1]) / 2, steps[-1:] + 1])
+    middles = (steps[1:] + steps[:-1]) / 2
+    biases = np.concatenate([steps[:1] - 1, middles, steps[-1:] + 1]) if len(steps) else np.zeros(1)
     seen_right = _share_above(np.sort(ahead), biases)
     unseen_right = 1 - _share_above(np.sort(behind), biases)
     sums = seen_right + unseen_right
     harmonic = 2 * seen_right * unseen_right / np.where(sums > 0, sums, 1)
-    curve = np.stack([unseen_right, seen_right], 1)
     return SeenUnseen(
         float(np.trapezoid(seen_right, unseen_right)),
-        float(harmonic.max(initial=0)),
-        float(seen_right.max(initial=0)),
-        float(unseen_right.max(initial=0)),
-        curve,
+        float(harmonic.max()),
+        float(seen_right.max()),
+        float(unseen_right.max()),
+        np.stack([unseen_right, seen_right], 1),
     )
 
 

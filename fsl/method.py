@@ -156,6 +156,11 @@ class Method(nn.Module, ABC, Generic[B]):
             "cannot be asked for them; use supervised, or few-shot tasks"
         )
 
+    @classmethod
+    def learns_classifier(cls) -> bool:
+        """Whether it can be asked for its training classes (`score_classes`)."""
+        return cls.score_classes is not Method.score_classes
+
     def encode(self, images: Tensor) -> Tensor:
         """Return what `logits` needs of each image, (..., C, H, W) -> (..., *F).
 

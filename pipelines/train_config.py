@@ -200,11 +200,17 @@ class TrainConfig(StageConfig):
 
     @model_validator(mode="after")
     def _validation_has_images(self) -> Self:
-        aside = self.data.select is not None and self.data.select.set_aside > 0
-        if self.validation.kind == "classes" and self.validation.every_epochs and not aside:
+        if self.validation.kind == "episodes" or not self.validation.every_epochs:
+            return self
+        if self.data.select is None or not self.data.select.set_aside:
             raise ValueError(
                 "validation.kind: classes asks images that were set aside; say how many, e.g. "
                 "data.select.set_aside: 0.1"
+            )
+        if not METHODS.get(self.method.name).learns_classifier():
+            raise ValueError(
+                f"validation.kind: method {self.method.name!r} learns no classifier that could be "
+                "asked for classes; use episodes"
             )
         return self
 
@@ -212,6 +218,8 @@ class TrainConfig(StageConfig):
     def _additions_fit_the_method(self) -> Self:
         try:
             check_additions(self.additions, self.method.name)
+            for addition in self.additions.values():
+                addition.check_epochs(self.optim.epochs)
         except ConfigError as error:
             raise ValueError(str(error)) from None
         return self

@@ -32,6 +32,9 @@ class AdditionConfig(Section):
     lr_multiplier: Annotated[float, Field(gt=0, le=100), Uniform(0.01, 1.0, log=True)] = 1.0
     """Learning rate of the addition's own weights, as a multiple of the stage's."""
 
+    def check_epochs(self, epochs: int) -> None:
+        """Raise ConfigError where schedules do not fit a run of so many epochs; default: never."""
+
 
 class Addition(nn.Module, ABC):
     """Base class of additions. In evaluation mode it does nothing.

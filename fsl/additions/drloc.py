@@ -78,8 +78,8 @@ class DRLocConfig(AdditionConfig):
     T2T-ViT)."""
     schedule: Annotated[Literal["linear", "constant"], Choice("linear", "constant")] = "linear"
     """`linear`: the weight rises from 0 in epoch 0, then falls (the released runs). `constant`: as
-    in the paper."""
-    warmup_epochs: Annotated[int, Field(ge=0), IntRange(0, 40)] = 20
+    in the paper; then `warmup_epochs` and `schedule_epochs` are not used."""
+    warmup_epochs: Annotated[int, Field(ge=0), IntRange(0, 20)] = 20
     """Epochs of rise."""
     schedule_epochs: Annotated[int, Field(ge=1)] | None = None
     """Epoch in which the weight would reach 0 again; null: the stage's epochs. The released runs
@@ -98,6 +98,15 @@ class DRLocConfig(AdditionConfig):
                 f"{self.warmup_epochs}; lower warmup_epochs"
             )
         return self
+
+    def check_epochs(self, epochs: int) -> None:
+        """Refuse a rise of the weight that does not end within the run."""
+        if self.schedule == "linear" and self.warmup_epochs >= epochs:
+            raise ConfigError(
+                f"additions.drloc.warmup_epochs: {self.warmup_epochs}, but the stage has {epochs} "
+                f"epochs, so the weight would never reach {self.weight:g}; lower it, or use "
+                "schedule: constant"
+            )
 
     @property
     def unit(self) -> str:

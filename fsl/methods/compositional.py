@@ -46,10 +46,13 @@ class CompositionalConfig(MethodConfig):
 
     def knowing(self, classes: Mapping[str, int]) -> Self:
         """Return the settings with the pairs; see `MethodConfig.knowing`."""
-        known = super().knowing(classes)
-        if self.pairs is None:
-            known = known.model_copy(update={"pairs": tuple(pair_of(name) for name in classes)})
-        return known
+        pairs = tuple(pair_of(name) for name in classes)
+        if self.pairs is not None and self.pairs != pairs:
+            raise ConfigError(
+                f"method.pairs: {len(self.pairs)} pairs are listed, others than the names of the "
+                f"{len(pairs)} training classes tell; leave pairs out"
+            )
+        return super().knowing(classes).model_copy(update={"pairs": pairs})
 
 
 @METHODS.register("compositional")

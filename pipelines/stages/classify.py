@@ -25,8 +25,9 @@ from data_shards.location import Location
 from data_shards.manifest import ShardSet, Split
 from data_shards.selection import rows_where
 from data_shards.splits import HELD_OUT
-from fsl.errors import ConfigError
+from fsl.errors import ConfigError, StageError
 from fsl.long_tail import grouped_accuracy, shot_groups
+from fsl.method import METHODS
 from fsl.metrics import mean_ci95
 from fsl.statistics import paired_difference
 from pipelines.asking import AskingConfig, asked
@@ -37,6 +38,7 @@ from pipelines.stage import (
     SOME,
     STAGES,
     Count,
+    PlannedStage,
     Stage,
     StageResult,
     inputs_giving,
@@ -67,11 +69,34 @@ class ClassifyStage(Stage[ClassifyConfig]):
     gives = "answers"
     takes: ClassVar[Mapping[str, Count]] = {"shards": ONE, "model": SOME}
 
+    def check(self, inputs: Mapping[str, PlannedStage]) -> None:
+        """Find models without a classifier; images that are not there, once the shards exist."""
+        for stage in inputs_giving(inputs, "model"):
+            method = stage.config.method.name
+            if not METHODS.get(method).learns_classifier():
+                raise StageError(
+                    f"needs: {stage.label!r} is trained by method {method!r}, which learns no "
+                    "classifier of its training classes; use supervised, or an evaluate stage"
+                )
+        for shards in inputs_giving(inputs, "shards"):
+            if shards.result is not None:
+                self._values(self._asked(ShardSet.open(shards.result.path)))
+
+    def _asked(self, shard_set: ShardSet) -> Split:
+        """Return the images that are asked about."""
+        split = rows_where(shard_set.split(self.config.split), self.config.where)
+        if len(split) < 2:
+            raise StageError(
+                f"split: {self.config.split!r} has {len(split)} such images, and an interval needs "
+                "at least 2; name another split, or more values in where"
+            )
+        return split
+
     def run(self, inputs: Mapping[str, StageResult], out: Location) -> Mapping[str, float]:
         """Answer all images with all models, write answers and summary."""
         (shards,) = inputs_giving(inputs, "shards")
         shard_set = ShardSet.open(shards.path)
-        split = rows_where(shard_set.split(self.config.split), self.config.where)
+        split = self._asked(shard_set)
         groups = self._values(split)
         predicted: dict[str, NDArray[np.int64]] = {}
         results: list[dict[str, Any]] = []
@@ -115,7 +140,12 @@ def training_counts(model: LoadedModel, shard_set: ShardSet, split: Split) -> ND
     Raises:
         ConfigError: the split has other classes than the model learnt.
     """
-    (pool,) = training_pools(model.config, shard_set)
+    pool, *more = training_pools(model.config, shard_set)
+    if more:
+        raise ConfigError(
+            "data.split: the model was trained on several splits; classify asks for the classes "
+            "of one"
+        )
     if pool.class_names != split.class_names:
         raise ConfigError(
             f"split: {split.name!r} has other classes than {pool.name!r}, which was trained on; "

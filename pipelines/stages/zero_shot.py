@@ -24,14 +24,24 @@ from tqdm import tqdm
 from data_shards.location import Location
 from data_shards.manifest import ShardSet, Split
 from data_shards.splits import HELD_OUT
-from fsl.compositional import SeenUnseen, seen_unseen
+from fsl.compositional import Margins, SeenUnseen, curve_of, margins
 from fsl.errors import StageError
+from fsl.method import METHODS
 from fsl.methods.compositional import Compositional, pair_of
 from fsl.statistics import PairedDifference
 from pipelines.asking import AskingConfig, asked
 from pipelines.features import Part
 from pipelines.model import load_model
-from pipelines.stage import ONE, SOME, STAGES, Count, Stage, StageResult, inputs_giving
+from pipelines.stage import (
+    ONE,
+    SOME,
+    STAGES,
+    Count,
+    PlannedStage,
+    Stage,
+    StageResult,
+    inputs_giving,
+)
 
 SUMMARY = "summary.json"
 MEASURES = ("auc", "harmonic", "seen", "unseen")
@@ -68,6 +78,21 @@ class ZeroShotStage(Stage[ZeroShotConfig]):
     gives = "answers"
     takes: ClassVar[Mapping[str, Count]] = {"shards": ONE, "model": SOME}
 
+    def check(self, inputs: Mapping[str, PlannedStage]) -> None:
+        """Find models that know no pairs; whether there are such splits, once the shards exist."""
+        for stage in inputs_giving(inputs, "model"):
+            method = stage.config.method.name
+            if not issubclass(METHODS.get(method), Compositional):
+                raise StageError(
+                    f"needs: {stage.label!r} is trained by method {method!r}, which knows no "
+                    "pairs; zero_shot asks models of method compositional"
+                )
+        for shards in inputs_giving(inputs, "shards"):
+            if shards.result is not None:
+                shard_set = ShardSet.open(shards.result.path)
+                for name in (self.config.seen_split, self.config.unseen_split):
+                    shard_set.split(name)
+
     def run(self, inputs: Mapping[str, StageResult], out: Location) -> Mapping[str, float]:
         """Score all images with all models, write the summary."""
         (shards,) = inputs_giving(inputs, "shards")
@@ -80,9 +105,9 @@ class ZeroShotStage(Stage[ZeroShotConfig]):
         results = []
         for stage in inputs_giving(inputs, "model"):
             scores = self._scores(stage, world)
-            measured = seen_unseen(scores, world.labels, world.seen)
-            resampled[stage.label] = resample(scores, world, self.config.seed)
-            results.append(result_entry(stage.label, measured, resampled[stage.label]))
+            found = margins(scores, world.labels, world.seen)
+            resampled[stage.label] = resample(found, self.config.seed)
+            results.append(result_entry(stage.label, curve_of(found), resampled[stage.label]))
             tqdm.write(results[-1]["text"])
         differences = compared(results, resampled, len(world.labels))
         for entry in differences:
@@ -105,18 +130,35 @@ class ZeroShotStage(Stage[ZeroShotConfig]):
         """Return the scores of every image for every pair, (N, P)."""
         model = load_model(stage.path, self.config.which)
         method: Any = model.method
-        if not isinstance(method, Compositional):
-            raise StageError(
-                f"needs: {stage.label!r} was trained by method {model.config.method.name!r}, which "
-                "knows no pairs; zero_shot asks models of method compositional"
-            )
+        check_world(world, method.config.pairs, stage.label)
         numbers = method.numbered(world.pairs)
 
         def score(images: Tensor) -> Tensor:
-            return method.score_pairs(images, numbers.to(images.device))
+            found: Tensor = method.score_pairs(images, numbers.to(images.device))
+            return found
 
         parts = [asked(model, part, score, self.config) for part in world.parts]
         return torch.cat(parts).numpy()
+
+
+def check_world(world: World, trained: Sequence[tuple[str, str]], label: str) -> None:
+    """Refuse a closed world whose seen and unseen pairs are not those of a model.
+
+    Args:
+        world: what it is asked.
+        trained: the pairs it was trained on.
+        label: of its stage.
+
+    Raises:
+        StageError: a seen pair was not trained on, or an unseen one was.
+    """
+    for pair, seen in zip(world.pairs, world.seen.tolist(), strict=True):
+        if seen != (pair in trained):
+            name, key = " ".join(pair), "seen_split" if seen else "unseen_split"
+            raise StageError(
+                f"{key}: {label!r} was {'not ' if seen else ''}trained on the pair {name!r}; name "
+                f"the split of {'held-out images of its pairs' if seen else 'pairs new to it'}"
+            )
 
 
 def closed_world(seen: Split, unseen: Split) -> World:
@@ -128,8 +170,8 @@ def closed_world(seen: Split, unseen: Split) -> World:
     both = set(seen.class_names) & set(unseen.class_names)
     if both:
         raise StageError(
-            f"unseen_split: {unseen.name!r} has the pair {min(both)!r} of {seen.name!r}, which was "
-            "trained on; use a split of other pairs"
+            f"unseen_split: {unseen.name!r} has the pair {min(both)!r} of {seen.name!r}; use a "
+            "split of other pairs"
         )
     names = [*seen.class_names, *unseen.class_names]
     first = len(seen.class_names)
@@ -140,17 +182,16 @@ def closed_world(seen: Split, unseen: Split) -> World:
     )
 
 
-def resample(scores: NDArray[np.float32], world: World, seed: int) -> NDArray[np.float64]:
+def resample(found: Margins, seed: int) -> NDArray[np.float64]:
     """Return the measures of resampled images, (RESAMPLES, 4); equal seeds draw equal images."""
     rng = np.random.default_rng(seed)
-    of_seen = world.seen[world.labels]
-    groups = [np.flatnonzero(of_seen), np.flatnonzero(~of_seen)]
-    found = []
+    groups = [np.flatnonzero(found.of_seen), np.flatnonzero(~found.of_seen)]
+    measured = []
     for _ in tqdm(range(RESAMPLES), desc="resampling", disable=None, leave=False):
         rows = np.concatenate([rng.choice(group, len(group)) for group in groups])
-        measured = seen_unseen(scores[rows], world.labels[rows], world.seen)
-        found.append([getattr(measured, name) for name in MEASURES])
-    return np.array(found)
+        again = curve_of(Margins(found.of_seen[rows], found.margin[rows]))
+        measured.append([getattr(again, name) for name in MEASURES])
+    return np.array(measured)
 
 
 def result_entry(

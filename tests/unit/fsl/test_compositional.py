@@ -81,3 +81,25 @@ def test_one_kind_of_pairs_has_no_curve() -> None:
         seen_unseen(np.zeros((3, 2)), labels, np.array([True, True]))
     with pytest.raises(ConfigError, match="needs images of both"):
         seen_unseen(np.zeros((2, 2)), labels[:2], np.array([True, False]))
+
+
+def test_equal_scores_are_no_knowledge() -> None:
+    labels = np.arange(8) % 4
+    found = seen_unseen(np.zeros((8, 4)), labels, np.array([True, True, False, False]))
+    assert (found.seen, found.unseen) == (0.5, 0.5)  # the first of two is chosen
+
+
+def test_a_model_that_is_never_right_has_no_area() -> None:
+    labels = np.arange(8) % 4
+    scores = -np.eye(4)[labels]
+    scores[:, [0, 2]] += 0.5 * (labels % 2 == 1)[:, None]
+    found = seen_unseen(scores, labels, np.array([True, True, False, False]))
+    assert (found.auc, found.harmonic, found.seen, found.unseen) == (0, 0, 0, 0)
+    assert found.curve.tolist() == [[0, 0]]
+
+
+def test_listed_pairs_are_those_of_the_classes() -> None:
+    config = CompositionalConfig(pairs=(("red", "apple"),))
+    assert config.knowing({"red apple": 3}).pairs == (("red", "apple"),)
+    with pytest.raises(ConfigError, match="leave pairs out"):
+        config.knowing({"red apple": 3, "green apple": 3})

@@ -14,8 +14,9 @@ from fsl.config import build
 from fsl.errors import ConfigError, FewShotError
 from pipelines.metric_log import read_metrics
 from pipelines.model import load_model
-from pipelines.runner import PipelineConfig, run_pipeline
+from pipelines.runner import PipelineConfig, plan, run_pipeline
 from pipelines.stage import StageResult
+from pipelines.train_config import TrainConfig
 
 SHARDS = {
     "kind": "write_shards",
@@ -24,7 +25,7 @@ SHARDS = {
         "base_alphabets": 2, "val_alphabets": 0, "novel_alphabets": 0,
     },
 }  # fmt: skip
-TRAIN = {
+TRAIN: dict[str, Any] = {
     "kind": "train",
     "needs": ["shards"],
     "images": {"mode": "grey", "normalisation": "half", "size": 16, "resize": 16},
@@ -36,7 +37,10 @@ TRAIN = {
     "cluster": {"launcher": "local"},
 }
 MODELS = ("shards", "plain", "mixed")
-BATCHFORMER = {"batchformer": {"lr_multiplier": 0.1}, "drloc": {"pairs": 8, "hidden": 8}}
+BATCHFORMER = {
+    "batchformer": {"lr_multiplier": 0.1},
+    "drloc": {"pairs": 8, "hidden": 8, "warmup_epochs": 1},
+}
 
 
 def recipe(run: Path, **changes: Any) -> PipelineConfig:
@@ -125,7 +129,7 @@ def test_few_shot_classes_cannot_be_classified(tmp_path: Path) -> None:
         tmp_path,
         shards__source__novel_alphabets=1,
         plain__optim__epochs=1,
-        mixed__optim__epochs=1,
+        mixed__optim__epochs=2,
         classify__split="novel",
         classify__by=None,
     )
@@ -136,3 +140,38 @@ def test_few_shot_classes_cannot_be_classified(tmp_path: Path) -> None:
 def test_validation_of_classes_needs_images_set_aside(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"data\.select\.set_aside"):
         recipe(tmp_path, plain__data__select=None)
+
+
+def test_drlocs_weight_must_be_able_to_rise(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"warmup_epochs: 4, but the stage has 4 epochs"):
+        recipe(tmp_path, mixed__additions={"drloc": {"warmup_epochs": 4}})
+
+
+@pytest.mark.parametrize("method", ["protonet", "moco"])
+def test_methods_without_a_classifier_are_refused_before_anything_runs(
+    tmp_path: Path, method: str
+) -> None:
+    episodes = {"name": "fixed", "ways": 3, "shots": 1, "queries": 2}
+    changed = {"method": {"name": method}, "validation": {"every_epochs": 0}}
+    own = {"episodes": episodes, "data": {}} if method == "protonet" else {}
+    tree = {
+        "shards": SHARDS,
+        "plain": {**TRAIN, **changed, **own},
+        "classify": {"kind": "classify", "needs": ["shards", "plain"]},
+    }
+    config = build(PipelineConfig, {"run_dir": str(tmp_path), "stages": tree})
+    with pytest.raises(FewShotError, match="learns no classifier"):
+        run_pipeline(config)
+    assert not list(tmp_path.glob("plain-*"))
+    asks = {"validation": {"kind": "classes", "every_epochs": 1}, "data": TRAIN["data"]}
+    if method == "moco":
+        with pytest.raises(ConfigError, match=r"validation\.kind: method 'moco' learns no classif"):
+            build(TrainConfig, {**TRAIN, **changed, **asks})
+
+
+def test_fields_and_values_are_checked_as_soon_as_the_shards_are_there(tmp_path: Path) -> None:
+    changed = recipe(tmp_path, classify__where={"alphabet": ["nowhere"]})
+    shards = build(PipelineConfig, {"run_dir": str(tmp_path), "stages": {"shards": SHARDS}})
+    run_pipeline(shards)
+    with pytest.raises(FewShotError, match=r"where\.alphabet: .*'nowhere'"):
+        plan(changed)

@@ -59,6 +59,13 @@ def test_models_are_measured_and_compared(tmp_path: Path) -> None:
     [
         ({"unseen_split": "held_out"}, "compositional", "has the pair"),
         ({}, "supervised", "knows no pairs"),
+        ({"seen_split": "base", "unseen_split": "nowel"}, "compositional", "nowel"),
+        (
+            {"seen_split": "val", "unseen_split": "novel"},
+            "compositional",
+            "seen_split: 'plain' was",
+        ),
+        ({"seen_split": "val", "unseen_split": "base"}, "compositional", "seen_split: 'plain' was"),
     ],
 )
 def test_what_cannot_be_asked_is_explained(
