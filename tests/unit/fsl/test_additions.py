@@ -30,7 +30,12 @@ REFUSED: list[tuple[Any, Any, Any, str]] = [
     ({"name": "protonet"}, {"batchformer": {}}, VIT, r"rides on .*supervised"),
     (CARRIERS["supervised"], {"batchformer": {"heads": 5}}, VIT, "heads: 5 does not divide"),
     (CARRIERS["supervised"], {"batchformer": {"after_blocks": [7]}}, VIT, "blocks 0 to 2"),
-    (CARRIERS["supervised"], {"batchformer": {"after_blocks": [1]}}, CONV, "layers"),
+    (
+        CARRIERS["supervised"],
+        {"batchformer": {"after_blocks": [1]}},
+        CONV,
+        "after_blocks: Conv4 does not",
+    ),
     (CARRIERS["smkd"], {"batchformer": {"after_blocks": [1]}}, VIT, "remove after_blocks"),
     (CARRIERS["supervised"], {"drloc": {"layers": "stages"}}, VIT, "stages"),
 ]
