@@ -223,6 +223,14 @@ class PickleArchive(Archive):
 
     @cached_property
     def _batches(self) -> Batches:
+        try:
+            return self._read_batches()
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            raise ShardError(
+                f"{self.path}: not an archive of CIFAR ({error!r}); fetch it again"
+            ) from None
+
+    def _read_batches(self) -> Batches:
         layout = self.layout
         parts = [self._files[name] for name in (*layout.train, layout.test)]
         pixels = [noted_array(str(self.path), part["data"], "data") for part in parts]
@@ -233,6 +241,9 @@ class PickleArchive(Archive):
             raise ShardError(
                 f"{self.path}: {stacked.shape} pixels for {len(labels)} labels; fetch it again"
             )
+        names = self._files[layout.meta][layout.names]
+        if not 0 <= min(labels) <= max(labels) < len(names):
+            raise ShardError(f"{self.path}: {len(names)} names for more classes; fetch it again")
         return Batches(stacked, labels, above, len(labels) - len(pixels[-1]))
 
     @cached_property

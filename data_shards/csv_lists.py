@@ -10,13 +10,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from data_shards.image_files import ImageFiles, ImageFilesConfig
+from data_shards.manifest import COLUMNS
 from data_shards.sources import SOURCES, Sample
 from data_shards.splits import ALL_SPLITS, check_disjoint
 from fsl.errors import ConfigError
 
+RESERVED = {*COLUMNS, "origin"}
 HEADERS = (("filename", "label"), ("image_name", "class_name"))
 
 
@@ -34,6 +36,17 @@ class CsvConfig(ImageFilesConfig):
     """List of further images of the base classes."""
     fields: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """Further columns to keep, such as domain, or attribute and object; every list has them."""
+
+    @field_validator("fields")
+    @classmethod
+    def _names_are_free(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name in RESERVED or value.count(name) > 1:
+                raise ValueError(
+                    f"{name!r} is {'named twice' if name not in RESERVED else 'a column of ours'}; "
+                    "rename the column in the lists, or remove it"
+                )
+        return value
 
     @model_validator(mode="after")
     def _some_list(self) -> CsvConfig:

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from data_shards.image_files import ImageFiles, ImageFilesConfig, class_samples, directories
 from data_shards.sources import SOURCES, Sample
@@ -32,6 +32,13 @@ class DomainsConfig(ImageFilesConfig):
     test images do not use it."""
     split_seed: Annotated[int, Field(ge=0)] = 0
     """Seed by which that share is drawn."""
+
+    @field_validator("domains")
+    @classmethod
+    def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("name each domain once")
+        return value
 
 
 @SOURCES.register("domains")

@@ -54,11 +54,12 @@ class ImageFiles(Source[F]):
         return reduced(content, self.config.resize, self.config.quality, str(path))
 
     def fingerprint(self) -> str:
-        """Return the sha256 of names, splits, sizes and times of all files."""
+        """Return the sha256 of names, splits, further fields, sizes and times of all files."""
         total = hashlib.sha256()
         for sample in self.samples():
             status = os.stat(self.root / sample.origin)
-            fields = (sample.split, sample.class_name, sample.origin)
+            extra = [part for field in sorted(sample.extra.items()) for part in field]
+            fields = (sample.split, sample.class_name, sample.origin, *extra)
             total.update("\0".join(fields).encode())
             total.update(f"\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
         return total.hexdigest()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import zlib
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,12 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
 
 from data_shards.image_files import ImageFiles, ImageFilesConfig
 from data_shards.sources import SOURCES, Sample, Source, SourceConfig
 from data_shards.splits import HELD_OUT
 from fsl.config import RuntimeOnly
 from fsl.errors import ConfigError, ShardError
+
+UNREADABLE = (MatReadError, zlib.error)
 
 
 class SvhnConfig(SourceConfig):
@@ -132,7 +136,7 @@ def load_matlab(path: Path, names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
         raise ConfigError(f"root: {path.parent}: {path.name} is not there")
     try:
         content: dict[str, NDArray[Any]] = loadmat(path, variable_names=names)
-    except (OSError, ValueError, TypeError, NotImplementedError) as error:
+    except (*UNREADABLE, OSError, ValueError, TypeError, NotImplementedError) as error:
         raise ShardError(f"{path}: not a readable MATLAB file: {error}; fetch it again") from None
     for name in names:
         if not isinstance(content.get(name), np.ndarray) or content[name].dtype == object:

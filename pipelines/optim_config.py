@@ -98,6 +98,8 @@ class OptimConfig(Section):
                     f"{name}: is of {' and '.join(owners)}, and optimizer is {self.optimizer}; "
                     "remove it"
                 )
+        if self.optimizer == "lars" and not self.weight_decay:
+            raise ValueError("weight_decay: lars only scales steps of what decays; set it above 0")
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov: there is no momentum; set momentum above 0, e.g. 0.9")
         return self

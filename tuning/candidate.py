@@ -94,9 +94,24 @@ def build_branch(config: StudyConfig, label: str) -> Branch:
     tree = trial_tree(config, full, objective)
     made = Branch(label, origin, source, tree, objective, dimensions, searched)
     _check_goals(config, made)
+    _check_same_images(made)
     _check_splits(made, made.recipe())
     _check_limits(made)
     return made
+
+
+def _check_same_images(branch: Branch) -> None:
+    """Refuse to search by which images trials are judged."""
+    if branch.judged().validation.kind == "episodes":
+        return
+    chosen = f"stages.{branch.objective}.data.select."
+    for dimension in branch.dimensions:
+        inside = dimension.key.removeprefix(chosen)
+        if inside != dimension.key and not inside.startswith("long_tail"):
+            raise ConfigError(
+                f"{branch.searched.where}search.data.select.{inside}: decides which images are set "
+                "aside, by which trials are compared; all have to have the same"
+            )
 
 
 def _check_goals(config: StudyConfig, branch: Branch) -> None:

@@ -20,6 +20,7 @@ LIMIT = 250
 """Trials that a sampler sees."""
 BEST = 100
 """How many of them are there for their values; TPE's good ones are at most 25."""
+TELLING = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 
 
 class Remembered:
@@ -56,12 +57,15 @@ class Remembered:
 def remembered(trials: Sequence[FrozenTrial], directions: Sequence[str]) -> list[FrozenTrial]:
     """Return at most `LIMIT` trials, by number: the best in each goal, those that run, the latest.
 
+    Beyond the limit, trials that tell nothing are left out first: failed and waiting ones.
+
     Args:
         trials: of a study, by number.
         directions: MAXIMIZE or MINIMIZE for each goal.
     """
     if len(trials) <= LIMIT:
         return list(trials)
+    trials = [trial for trial in trials if trial.state in TELLING]
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     kept = {trial.number for trial in trials if trial.state == TrialState.RUNNING}
     for goal, direction in enumerate(directions):

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from fsl.config import Section, tagged
 from fsl.registry import Registry
-from tuning.remembered import ShortMemory
+from tuning.remembered import BEST, ShortMemory
 
 if TYPE_CHECKING:
     from tuning.config import StudyConfig
@@ -59,7 +59,7 @@ SAMPLERS: Registry[type[SamplerMaker]] = Registry("sampler", "tuning.samplers", 
 AnySamplerConfig: Any = tagged(SAMPLERS)
 """The settings of any registered sampler, chosen by `name`."""
 
-Startup = Annotated[int, Field(ge=1)]
+Startup = Annotated[int, Field(ge=1, le=BEST)]
 
 
 class TpeConfig(SamplerConfig):

@@ -10,6 +10,7 @@ import optuna
 from fsl.errors import ConfigError, FewShotError
 from fsl.search_space import Choice, Domain
 from pipelines.runner import PipelineConfig, plan
+from pipelines.train_config import TrainConfig
 from tuning.buildable import check_buildable
 from tuning.candidate import Branch, build_branch
 from tuning.config import StudyConfig
@@ -129,18 +130,28 @@ def _words(domain: Domain) -> str:
     return words + (f", in steps of {step}" if step != 1 else "")
 
 
+def judged_by(stage: TrainConfig) -> dict[str, Any]:
+    """Return the settings that say by which images a stage is judged."""
+    judged = {f"validation.{name}": getattr(stage.validation, name) for name in JUDGED_ALIKE}
+    if stage.validation.kind == "classes" and stage.data.select is not None:
+        judged["data.split"] = stage.data.split
+        chosen = stage.data.select.model_dump(exclude={"long_tail"})
+        judged |= {f"data.select.{name}": value for name, value in chosen.items()}
+    return judged
+
+
 def _check_comparable(branches: list[Branch]) -> None:
     """Refuse recipes whose accuracies are not of the same tasks."""
     first, *others = branches
     for other in others:
         one, two = first.judged(), other.judged()
-        for name in JUDGED_ALIKE:
-            here, there = getattr(one.validation, name), getattr(two.validation, name)
-            if here != there:
+        here, there = judged_by(one), judged_by(two)
+        for name in here:
+            if here[name] != there.get(name):
                 raise ConfigError(
-                    f"validation.{name}: {here!r} in recipe {first.label!r} but {there!r} in "
-                    f"{other.label!r}, so their accuracies cannot be compared; set it in the "
-                    "study's validation section"
+                    f"{name}: {here[name]!r} in recipe {first.label!r} but {there.get(name)!r} in "
+                    f"{other.label!r}, so their accuracies cannot be compared; make them alike, "
+                    "e.g. in the study's validation section"
                 )
         if one.seed != two.seed:
             raise ConfigError(

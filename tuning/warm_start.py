@@ -17,7 +17,7 @@ from fsl.errors import ConfigError, FewShotError
 from tuning.config import StudyConfig
 from tuning.ranges import distribution, fitting
 from tuning.samplers import CONSTRAINT, INFEASIBLE
-from tuning.space import RECIPE, Space, build_space
+from tuning.space import RECIPE, Space, build_space, judged_by
 from tuning.store import StudyStore, read_study
 
 SOURCE = "source"
@@ -26,8 +26,8 @@ DONE = "warm_started"
 """Attribute of the study: what was copied already; it is not needed again."""
 KEPT = ("outcome", "reason", INFEASIBLE, "metrics", "epochs")
 """Attributes that stay true."""
-ALIKE = ("split", "ways", "shots")
-"""Settings of the validation on which accuracies depend."""
+MAY_DIFFER = ("validation.queries", "validation.tasks")
+"""How many questions of the same kind were asked."""
 TOLD = (TrialState.COMPLETE, TrialState.PRUNED)
 """Trials from which a sampler learns."""
 
@@ -93,13 +93,13 @@ def _check_alike(
     two = [goal.metric for goal in config.goals]
     if one != two:
         raise ConfigError(f"{where}: its goals are {', '.join(one)}, not {', '.join(two)}")
-    judged = (next(iter(each.branches.values())).judged().validation for each in (before, space))
+    judged = [judged_by(next(iter(each.branches.values())).judged()) for each in (before, space)]
     then, now = judged
-    for name in ALIKE:
-        if getattr(then, name) != getattr(now, name):
+    for name in sorted((then.keys() | now.keys()) - set(MAY_DIFFER)):
+        if then.get(name) != now.get(name):
             raise ConfigError(
-                f"{where}: validated with {name}: {getattr(then, name)!r}, this study with "
-                f"{getattr(now, name)!r}, so their accuracies cannot be compared; leave it out"
+                f"{where}: judged with {name}: {then.get(name)!r}, this study with "
+                f"{now.get(name)!r}, so their accuracies cannot be compared; leave it out"
             )
 
 

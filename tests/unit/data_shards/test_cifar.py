@@ -111,3 +111,13 @@ def test_a_missing_batch_and_a_damaged_archive_are_named(tmp_path: Path) -> None
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(ShardError, match="not a readable archive"):
         Cifar(CifarConfig(root=tmp_path)).samples()
+
+
+def test_other_pickles_are_not_cifar(tmp_path: Path) -> None:
+    batches = ten(tmp_path)
+    python_archive(tmp_path, {**batches, "batches.meta": {"names": NAMES}})
+    with pytest.raises(ShardError, match="not an archive of CIFAR"):
+        Cifar(CifarConfig(root=tmp_path)).samples()
+    python_archive(tmp_path, {**batches, "batches.meta": {"label_names": NAMES[:1]}})
+    with pytest.raises(ShardError, match="1 names for more classes"):
+        Cifar(CifarConfig(root=tmp_path)).samples()

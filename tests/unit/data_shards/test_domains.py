@@ -63,6 +63,8 @@ def test_published_lists_are_followed(root: Path) -> None:
 def test_what_is_wrong_is_named(root: Path) -> None:
     with pytest.raises(ConfigError, match=r"no folder 'skech'.*sketch"):
         Domains(DomainsConfig(root=root, domains=("skech",))).samples()
+    with pytest.raises(ValueError, match="name each domain once"):
+        DomainsConfig(root=root, domains=("sketch", "sketch"))
     with pytest.raises(ConfigError, match=r"root/DOMAIN/CLASS"):
         Domains(DomainsConfig(root=root / "photo")).samples()
     with pytest.raises(ConfigError, match=r"all images of class 'dog' are held out"):

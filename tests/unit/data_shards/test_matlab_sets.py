@@ -75,3 +75,16 @@ def test_broken_files_are_named(tmp_path: Path) -> None:
     flowers(tmp_path, [5, 70])
     with pytest.raises(ShardError, match=r"setid\.mat: image 70 of tstid"):
         Flowers(FlowersConfig(root=tmp_path)).samples()
+
+
+def test_damaged_files_are_told_from_code_that_fails(tmp_path: Path) -> None:
+    path = tmp_path / "train_32x32.mat"
+    pixels = np.random.default_rng(0).integers(0, 9, (32, 32, 3, 40), np.uint8)
+    savemat(path, {"X": pixels, "y": [[1]] * 40}, do_compression=True)
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    changed = whole[:middle] + bytes(byte ^ 255 for byte in whole[middle : middle + 8])
+    for damaged in (changed + whole[middle + 8 :], whole[:middle], b""):
+        path.write_bytes(damaged)
+        with pytest.raises(ShardError, match="not a readable MATLAB file"):
+            Svhn(SvhnConfig(root=tmp_path)).samples()

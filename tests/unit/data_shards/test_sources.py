@@ -194,6 +194,24 @@ def test_csv_keeps_the_fields_asked_for_and_further_images_of_base(tmp_path: Pat
         source(name="csv", root=str(tmp_path), fields=["style"], **lists).samples()
 
 
+def test_a_changed_field_is_another_data_set(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    prints = []
+    for domain in ("photo", "sketch"):
+        (tmp_path / "base.csv").write_text(f"filename,label,domain\na.png,cat,{domain}\n")
+        csv = source(
+            name="csv", root=str(tmp_path), base=str(tmp_path / "base.csv"), fields=["domain"]
+        )
+        prints.append(csv.fingerprint())
+    assert prints[0] != prints[1]
+
+
+@pytest.mark.parametrize("name", ["label", "split", "origin", "key"])
+def test_csv_keeps_no_field_under_a_name_of_ours(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name!r} is a column of ours"):
+        source(name="csv", root=str(tmp_path), base="base.csv", fields=[name])
+
+
 def test_csv_needs_a_list(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="at least one of base, val, novel"):
         source(name="csv", root=str(tmp_path))

@@ -13,8 +13,10 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
+from fsl.config import build
+from fsl.errors import ConfigError
 from tuning.remembered import BEST, LIMIT, remembered
-from tuning.samplers import FeasibleTpe, ShortGp
+from tuning.samplers import FeasibleTpe, ShortGp, TpeConfig
 
 SPACE = {"x": FloatDistribution(0.0, 1.0), "y": FloatDistribution(0.0, 1.0)}
 
@@ -101,3 +103,17 @@ def test_the_study_itself_keeps_every_trial() -> None:
     study = study_of(2 * LIMIT, tpe(FeasibleTpe))
     study.tell(study.ask(), 0.5)
     assert len(study.get_trials(states=[TrialState.COMPLETE])) == 2 * LIMIT + 1
+
+
+def test_trials_that_tell_nothing_take_no_place() -> None:
+    study = study_of(LIMIT + 50, optuna.samplers.RandomSampler(seed=0))
+    for _ in range(LIMIT):
+        study.add_trial(create_trial(params={}, distributions={}, state=TrialState.FAIL))
+    kept = remembered(study.get_trials(deepcopy=False), ["MAXIMIZE"])
+    assert len(kept) == LIMIT
+    assert {trial.state for trial in kept} == {TrialState.COMPLETE}
+
+
+def test_a_random_start_is_never_longer_than_what_is_remembered() -> None:
+    with pytest.raises(ConfigError, match="startup_trials"):
+        build(TpeConfig, {"startup_trials": BEST + 1})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -73,7 +74,7 @@ def test_a_mistake_gets_one_clear_error(settings: dict[str, Any], message: str) 
     ("change", "message"),
     [
         ({"stages.first.validation.ways": 4}, "validation.ways: 3 in recipe 'episodic' but 4 in"),
-        ({"stages.first.validation.tasks": 9}, "set it in the study's validation section"),
+        ({"stages.first.validation.tasks": 9}, "in the study's validation section"),
         ({"stages.first.seed": 9}, "seed: None in stage 'second' of 'episodic' but 9 in 'first'"),
     ],
 )
@@ -96,3 +97,38 @@ def test_an_end_of_a_range_may_need_other_settings_to_go_with_it() -> None:
         search={"data.batch_size": sizes, "data.micro_batch": {"choices": [1, 2, 4]}},
     )
     assert names(space) == ["data.batch_size", "data.micro_batch"]
+
+
+CLASSES = str(Path(__file__).parents[3] / "recipes" / "cifar10_drloc.yaml")
+
+
+@pytest.mark.parametrize(
+    ("study", "message"),
+    [
+        (
+            {"recipe": CLASSES, "search": {"data.select.set_aside": {"low": 0.1, "high": 0.3}}},
+            "search.data.select.set_aside: decides which images are set aside",
+        ),
+        (
+            {
+                "recipes": {
+                    "one": {"recipe": CLASSES, "search": {"optim.lr": "own"}},
+                    "two": {
+                        "recipe": CLASSES,
+                        "search": {"optim.lr": "own"},
+                        "set": {"stages.drloc.data.select.set_aside_seed": 1},
+                    },
+                }
+            },
+            "data.select.set_aside_seed: 0 in recipe 'one' but 1 in 'two', so their accuracies",
+        ),
+    ],
+    ids=["searched", "two recipes"],
+)
+def test_trials_are_judged_by_the_same_images(
+    study: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    tree = {"study_dir": str(tmp_path), "name": "any", "finalists": {"count": 0}, **study}
+    with pytest.raises(ConfigError) as caught:
+        build_space(build(StudyConfig, tree))
+    assert message in str(caught.value)

@@ -135,7 +135,7 @@ def test_the_new_study_can_be_warm_started_from_in_turn(tmp_path: Path) -> None:
     [
         ({}, {"search": {"method.metric": "own"}}, "none of its 3 finished trials fits: they have"),
         ({"goals": [{"metric": "step_seconds"}]}, {}, "its goals are step_seconds, not val_acc"),
-        ({"validation": {"ways": 4}}, {}, "validated with ways: 4, this study with 3"),
+        ({"validation": {"ways": 4}}, {}, "judged with validation.ways: 4, this study with 3"),
     ],
 )
 def test_a_study_that_says_nothing_is_refused(
