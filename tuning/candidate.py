@@ -10,6 +10,7 @@ from typing import Any
 from fsl.config import build
 from fsl.errors import ConfigError
 from pipelines.runner import PipelineConfig
+from pipelines.stage import STAGES
 from pipelines.train_config import TrainConfig
 from tuning.config import SCORE, StudyConfig
 from tuning.ranges import decoded, draw, ends
@@ -102,15 +103,18 @@ def build_branch(config: StudyConfig, label: str) -> Branch:
 
 def _check_same_images(branch: Branch) -> None:
     """Refuse to search by which images trials are judged."""
-    if branch.judged().validation.kind == "episodes":
-        return
-    chosen = f"stages.{branch.objective}.data.select."
+    stages = branch.recipe().stages
+    of_data = [f"stages.{k}." for k, s in stages.items() if STAGES.get(s.kind).gives == "shards"]
+    of_data += [f"stages.{k}." for k, s in stages.items() if s.kind == "import_features"]
+    aside: list[str] = []
+    if branch.judged().validation.kind == "classes":
+        own = f"stages.{branch.objective}.data."
+        aside = [f"{own}split", f"{own}select.where", f"{own}select.set_aside"]
     for dimension in branch.dimensions:
-        inside = dimension.key.removeprefix(chosen)
-        if inside != dimension.key and not inside.startswith("long_tail"):
+        if dimension.key.startswith((*of_data, *aside)):
             raise ConfigError(
-                f"{branch.searched.where}search.data.select.{inside}: decides which images are set "
-                "aside, by which trials are compared; all have to have the same"
+                f"{branch.searched.where}search.{branch.searched.short(dimension.key)}: decides by "
+                "which images trials are compared; all have to have the same"
             )
 
 
@@ -123,6 +127,14 @@ def _check_goals(config: StudyConfig, branch: Branch) -> None:
             f"{branch.origin}: stages.{branch.objective}.validation.every_epochs: 0, so {SCORE}, "
             "a goal of the study, is never measured; set it to 1 or more, e.g. in the study's "
             "validation section"
+        )
+    lengths = {dimension.key.rpartition(".")[2] for dimension in branch.dimensions}
+    once = judged.validation.every_epochs >= judged.optim.epochs and "epochs" not in lengths
+    if config.pruner.name != "none" and once:
+        raise ConfigError(
+            f"pruner: {config.pruner.name} could stop no trial: {branch.objective!r} is judged "
+            f"every {judged.validation.every_epochs} epochs, and has {judged.optim.epochs}; set "
+            "every_epochs lower in the study's validation section, or pruner: {name: none}"
         )
     if config.finalists.count and judged.validation.kind == "classes":
         raise ConfigError(
@@ -140,6 +152,11 @@ def _check_splits(branch: Branch, recipe: PipelineConfig) -> None:
     """Refuse a validation on classes that are trained on, or that are kept for the end."""
     judged = branch.judged(recipe)
     if judged.validation.kind == "classes":  # asks images set aside of the training split
+        if SEALED in judged.splits:
+            raise ConfigError(
+                f"{branch.origin}: stages.{branch.objective}.data.split: {SEALED!r} holds the "
+                "classes for the final evaluation, and nothing may be chosen by them; use base"
+            )
         return
     split = judged.validation.split
     where = f"{branch.origin}: stages.{branch.objective}.validation.split: {split!r}"

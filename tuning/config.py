@@ -60,7 +60,9 @@ class GoalConfig(Section):
     @classmethod
     def _direction_of_metric(cls, value: Any) -> Any:
         if isinstance(value, dict) and value.get("direction") is None:
-            return {**value, "direction": METRICS.get(value.get("metric", SCORE), "maximize")}
+            metric = value.get("metric", SCORE)
+            known = METRICS.get(metric, "maximize") if isinstance(metric, str) else "maximize"
+            return {**value, "direction": known}
         return value
 
     @model_validator(mode="after")
@@ -167,7 +169,12 @@ class StudyConfig(Section):
                 f"sampler: {self.sampler.name} cannot search several recipes, whose settings "
                 "differ; use tpe or random"
             )
-        self._check_cluster()
+        self._check_set()
+        if self.warm_start and not self.sampler.learns:
+            raise ValueError(
+                f"warm_start: sampler {self.sampler.name} learns nothing from the trials of other "
+                "studies; use tpe or gp"
+            )
         if self.finalists.count and self.finalists.seed == self.seed:
             raise ValueError(
                 f"finalists.seed: {self.seed} is the seed of the search's own tasks too; set "
@@ -175,15 +182,19 @@ class StudyConfig(Section):
             )
         return self
 
-    def _check_cluster(self) -> None:
-        if self.trials.launcher == "ray":
-            return
+    def _check_set(self) -> None:
         for branch in self.recipes.values():
             for name in branch.set:
-                if name.split(".")[2:3] == ["cluster"]:
+                _, _, section, *inside = [*name.split("."), "", ""]
+                if section == "cluster" and inside[0] and self.trials.launcher == "local":
                     raise ValueError(
                         f"set: {name} has no effect with trials.launcher: local, where a trial is "
                         "one process; set trials.cpus and trials.gpus, or trials.launcher: ray"
+                    )
+                if section == "checkpoint":
+                    raise ValueError(
+                        f"set: {name} has no effect: a trial keeps its best and its last "
+                        "checkpoint; see trials.checkpoint_gb"
                     )
 
     @model_validator(mode="after")
@@ -234,7 +245,8 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
     for key in list(values):
         if key.startswith("stages."):
             for branch in branches.values():
-                _section(branch, "set")[key] = values[key]
+                if isinstance(branch, dict):  # else it is refused below
+                    _section(branch, "set")[key] = values[key]
             del values[key]
         elif _set_within(tree, key, values[key]):
             del values[key]

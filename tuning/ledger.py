@@ -6,8 +6,9 @@ interrupted: it is handed out again with the same settings, and its stages go on
 
 from __future__ import annotations
 
-import json
 import math
+import random
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -17,17 +18,21 @@ from optuna.trial import FrozenTrial, TrialState
 
 from fsl.errors import ConfigError, StageError
 from tuning.config import StudyConfig
-from tuning.outcome import STATES, Outcome, TrialJob, TrialNews, own_trials
+from tuning.outcome import STATES, Outcome, TrialJob, TrialNews, identity, own_trials
+from tuning.ranges import draw, encoded
 from tuning.samplers import build_sampler
-from tuning.space import Space
+from tuning.space import RECIPE, Space
 from tuning.store import StudyStore
+from tuning.untried import Endless, untried
 
-REPEATS = 50
-"""Suggestions in a row that were tried before: the space is used up."""
+REPEATS = 5
+"""Suggestions in a row that were tried before: the sampler has nothing new to say."""
 IMPOSSIBLE = 100
 """Suggestions in a row that contradict each other."""
 SAME_FAULT = {str(Outcome.FAILED): 3, str(Outcome.INFEASIBLE): 8}
 """So many trials, and no others, that end for the same reason: it is not their settings."""
+KEY = re.compile(r"[0-9a-f]{12,}|trial_\d+")
+"""What differs from trial to trial in the words of one fault: names of directories."""
 
 
 class Ledger:
@@ -52,7 +57,11 @@ class Ledger:
         self._interrupted = [
             trial for trial in self.study.get_trials() if trial.state == TrialState.RUNNING
         ]
-        self._seen = {_identity(trial.params) for trial in own_trials(self.study) if _begun(trial)}
+        self._seen = {
+            identity(trial.params)
+            for trial in own_trials(self.study)
+            if _begun(trial) or trial.state.is_finished()
+        }
 
     def next(self) -> TrialJob | None:
         """Return what to run next, or None when the budget is used up or nothing is left.
@@ -64,14 +73,13 @@ class Ledger:
         while (trial := self._ask()) is not None:
             params = self.space.suggest(trial)
             begun = _begun(self._frozen(trial.number))
-            if not begun and _identity(params) in self._seen:
+            if not begun and identity(params) in self._seen:
                 self._end(trial.number, Outcome.REPEAT, "asked before")
                 repeats += 1
-                if repeats == REPEATS:
-                    self.over = "every combination in the ranges has been tried"
+                if repeats % REPEATS == 0 and not self._propose_new(trial.number):
                     return None
                 continue
-            self._seen.add(_identity(params))
+            self._seen.add(identity(params))
             try:
                 return self._begin(trial, params)
             except ConfigError as error:
@@ -84,9 +92,34 @@ class Ledger:
                     ) from None
         return None
 
+    def _propose_new(self, number: int) -> bool:
+        """Let the next trial be one that was not tried; return False when all were.
+
+        A sampler does not learn from repeats, so it may name the same best settings for ever.
+        """
+        seed = f"{self.config.seed}/{number}"
+        try:
+            params = untried(self.space, self._seen, seed)
+        except Endless:
+            generator = random.Random(seed)
+            label = generator.choice(list(self.space.branches))
+            several = len(self.space.branches) > 1
+            params = {RECIPE: label} if several else {}
+            for dimension in self.space.branches[label].dimensions:
+                params[dimension.name] = encoded(draw(dimension.domain, generator))
+        if params is None:
+            self.over = "every combination in the ranges has been tried"
+            return False
+        self.study.enqueue_trial(params)
+        return True
+
     def has_more(self) -> bool:
         """Return whether anything is left to run."""
         return bool(self._interrupted) or not self._spent()
+
+    def running(self) -> bool:
+        """Return whether trials were begun that have not ended."""
+        return any(trial.state == TrialState.RUNNING for trial in own_trials(self.study))
 
     def record(self, number: int, news: TrialNews) -> bool:
         """Write down what a trial reports; return whether it is to be pruned."""
@@ -128,10 +161,10 @@ class Ledger:
     def refuse_hopeless(self) -> None:
         """Raise StageError when all there was so far is the same failure."""
         ended = [trial for trial in own_trials(self.study) if trial.state.is_finished()]
-        reasons = {(t.user_attrs.get("outcome"), t.user_attrs.get("reason")) for t in ended}
-        if len(reasons) != 1:
+        told = [(t.user_attrs.get("outcome"), t.user_attrs.get("reason", "")) for t in ended]
+        if len({(outcome, KEY.sub("", reason)) for outcome, reason in told}) != 1:
             return
-        outcome, reason = reasons.pop()
+        outcome, reason = told[-1]
         if len(ended) >= SAME_FAULT.get(outcome or "", len(ended) + 1):
             raise StageError(
                 f"the first {len(ended)} trials failed for the same reason, so the sweep ends: "
@@ -256,10 +289,6 @@ def _sum(trials: Sequence[FrozenTrial], attribute: str) -> float:
 def _begun(trial: FrozenTrial) -> bool:
     """Return whether a trial was handed out, and not only asked for."""
     return "attempts" in trial.user_attrs
-
-
-def _identity(params: Mapping[str, Any]) -> str:
-    return json.dumps(dict(params), sort_keys=True)
 
 
 def _now() -> str:

@@ -111,6 +111,11 @@ class TrialNews:
         return cls(outcome=None if outcome is None else Outcome(outcome), **values)
 
 
+def identity(params: Mapping[str, Any]) -> str:
+    """Return what two trials with the same parameters have in common."""
+    return json.dumps(dict(params), sort_keys=True)
+
+
 def own_trials(study: optuna.Study) -> list[FrozenTrial]:
     """Return the trials of this study: not those copied from others, nor those never run."""
     return [

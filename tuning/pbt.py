@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ray import tune
 from ray.tune.schedulers import PopulationBasedTraining
 
 from data_shards.location import Location
-from fsl.errors import ConfigError
+from fsl.errors import ConfigError, StageError
 from fsl.search_space import Choice, Domain, IntRange
 from pipelines.train_config import TrainConfig
 from tuning.buildable import with_network
@@ -32,6 +33,8 @@ from tuning.store import StudyStore
 from tuning.tuner import prepare_tune
 
 MEMBERS, SNAPSHOTS = "population", "tune"
+DONE = "population"
+"""Attribute of the study: the members, once all are written down."""
 
 
 def run_population(config: StudyConfig, space: Space, store: StudyStore) -> None:
@@ -42,7 +45,12 @@ def run_population(config: StudyConfig, space: Space, store: StudyStore) -> None
         FewShotError: not one member fits.
         KeyboardInterrupt: stopped by hand; the same call goes on.
     """
-    if any(trial.user_attrs.get("member") for trial in store.study.trials):
+    if members := store.study.user_attrs.get(DONE):
+        if members != config.budget.trials:
+            raise ConfigError(
+                f"budget.trials: {config.budget.trials}, but this population has trained with "
+                f"{members} members, whose number is fixed from its start; use another study_dir"
+            )
         return
     (branch,) = space.branches.values()
     job = member_job(config, branch)
@@ -54,6 +62,8 @@ def run_population(config: StudyConfig, space: Space, store: StudyStore) -> None
     with ray_for(config):
         _train(config, space, branch, job, config.root.local / SNAPSHOTS)
     _write_down(config, branch, store)
+    store.study.set_user_attr(DONE, config.budget.trials)
+    store.sync()
 
 
 def _train(config: StudyConfig, space: Space, branch: Branch, job: MemberJob, folder: Path) -> None:
@@ -71,7 +81,7 @@ def _train(config: StudyConfig, space: Space, branch: Branch, job: MemberJob, fo
             trainable,
             param_space={"job": job.to_json(), **domains},
             tune_config=tune.TuneConfig(
-                scheduler=_scheduler(config, domains),
+                scheduler=_scheduler(config, branch),
                 num_samples=config.budget.trials,
                 max_concurrent_trials=concurrency(config, need),
                 reuse_actors=True,
@@ -84,8 +94,13 @@ def _train(config: StudyConfig, space: Space, branch: Branch, job: MemberJob, fo
             ),
         )
     results = tuner.fit()
-    ended = [results[number].metrics or {} for number in range(len(results))]
-    if not all(metrics.get("done") for metrics in ended):
+    if results.errors:
+        first = " ".join(str(results.errors[0]).strip().splitlines()[-1:])
+        raise StageError(
+            f"population: {len(results.errors)} of {len(results)} members failed: {first}; narrow "
+            "the ranges, remove the cause, and run the same command again"
+        )
+    if not all((results[n].metrics or {}).get("done") for n in range(len(results))):
         raise KeyboardInterrupt
 
 
@@ -122,25 +137,50 @@ def tune_domain(domain: Domain) -> Any:
     return tune.uniform(domain.low, domain.high)
 
 
-def _scheduler(config: StudyConfig, domains: Mapping[str, Any]) -> PopulationBasedTraining:
+def _scheduler(config: StudyConfig, branch: Branch) -> PopulationBasedTraining:
     assert config.population is not None
+    domains = {dimension.name: dimension.domain for dimension in branch.dimensions}
     return PopulationBasedTraining(
         time_attr="training_iteration",
         metric="value",
         mode="max",
         perturbation_interval=1,
-        hyperparam_mutations=dict(domains),
+        hyperparam_mutations={name: mutation(domain) for name, domain in domains.items()},
+        custom_explore_fn=partial(within, domains),
         quantile_fraction=config.population.quantile,
         resample_probability=config.population.resample,
         log_config=False,
     )
 
 
+def mutation(domain: Domain) -> Any:
+    """Return a range as Tune changes it: choices to a neighbour, numbers by a factor."""
+    if isinstance(domain, Choice):
+        return [encoded(option) for option in domain.options]
+    return tune_domain(domain)
+
+
+def within(domains: Mapping[str, Domain], changed: dict[str, Any]) -> dict[str, Any]:
+    """Return changed settings put back into their ranges, whole numbers on their steps."""
+    kept = dict(changed)
+    for name, domain in domains.items():
+        if isinstance(domain, Choice):
+            continue
+        value = min(max(kept[name], domain.low), domain.high)
+        if isinstance(domain, IntRange):
+            value = domain.low + domain.step * round((value - domain.low) / domain.step)
+        kept[name] = value
+    return kept
+
+
 def _write_down(config: StudyConfig, branch: Branch, store: StudyStore) -> None:
     """Write one trial per member: its last settings and accuracy, and its way there."""
     ranges = {dimension.name: distribution(dimension.domain) for dimension in branch.dimensions}
     folders = [item for item in (config.root / MEMBERS).list() if item.is_dir()]
+    written = {trial.user_attrs.get("member") for trial in store.study.trials}
     for folder in sorted(folders, key=lambda item: item.name):
+        if folder.name in written:  # of a call that was killed here
+            continue
         lines = [json.loads(line) for line in (folder / HISTORY).read_text().splitlines()]
         last = lines[-1]
         trial = create_trial(

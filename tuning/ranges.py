@@ -22,6 +22,7 @@ from fsl.config import Section
 from fsl.search_space import Choice, Domain, IntRange, Uniform
 
 Number = int | float
+LARGEST = 1e15
 
 
 class RangeConfig(Section):
@@ -44,12 +45,21 @@ class RangeConfig(Section):
             others = [name for name in ("low", "high", "step") if getattr(self, name) is not None]
             if others or self.log:
                 raise ValueError("choices stand alone; remove low, high, log and step")
-            texts = [encoded(item) for item in self.choices]
+            try:
+                texts = [encoded(item) for item in self.choices]
+                json.dumps(texts)
+            except TypeError:
+                raise ValueError(
+                    "choices: a choice is a number, a text, true, false, null, or a list or "
+                    "mapping of these; write dates in quotes"
+                ) from None
             if any(texts.count(text) > 1 for text in texts):
                 raise ValueError("name each choice once")
             return self
         if self.low is None or self.high is None:
             raise ValueError("a range is {low: ..., high: ...} or {choices: [...]}")
+        if not -LARGEST <= self.low <= self.high <= LARGEST and self.low <= self.high:
+            raise ValueError(f"low and high: numbers up to {LARGEST:g}, with either sign")
         return self
 
     def domain(self, whole: bool) -> Domain:

@@ -31,10 +31,12 @@ class Need:
     Attributes:
         trial: resources that Tune reserves for the trial's own process.
         whole: what the trial takes altogether.
+        piece: the most of it that has to be on one machine.
     """
 
     trial: Mapping[str, float]
     whole: Mapping[str, float]
+    piece: Mapping[str, float]
 
     @property
     def devices(self) -> float:
@@ -72,9 +74,9 @@ def need_of(config: StudyConfig, space: Space) -> Need:
     """Return what a trial of a study takes; of several recipes, the most."""
     if config.trials.launcher == "local":
         own = {"CPU": float(config.trials.cpus), "GPU": config.trials.gpus}
-        return Need(own, own)
+        return Need(own, own, own)
     gpus_here = ray.cluster_resources().get("GPU", 0) > 0  # type: ignore[no-untyped-call]
-    cpus, gpus = 0.0, 0.0
+    cpus, gpus, of_worker = 0.0, 0.0, 0.0
     for branch in space.branches.values():
         for stage in branch.train_stages():
             assert isinstance(stage, TrainConfig)
@@ -82,7 +84,10 @@ def need_of(config: StudyConfig, space: Space) -> Need:
             gpu = gpus_here if cluster.gpu == "auto" else cluster.gpu
             cpus = max(cpus, cluster.fewest * cluster.cpus_per_worker)
             gpus = max(gpus, cluster.fewest if gpu else 0)
-    return Need({"CPU": SLIVER, "GPU": 0.0}, {"CPU": cpus, "GPU": float(gpus)})
+            of_worker = max(of_worker, cluster.cpus_per_worker)
+    sliver = {"CPU": SLIVER, "GPU": 0.0}
+    whole = {"CPU": cpus + SLIVER, "GPU": float(gpus)}
+    return Need(sliver, whole, {"CPU": of_worker, "GPU": min(gpus, 1.0)})
 
 
 def concurrency(config: StudyConfig, need: Need) -> int:
@@ -96,16 +101,30 @@ def concurrency(config: StudyConfig, need: Need) -> int:
     room = {name: have.get(name, 0.0) for name in ("CPU", "GPU")}
     room["CPU"] -= spare
     fits = min(int(room[name] / amount + 1e-9) for name, amount in need.whole.items() if amount > 0)
-    if fits < 1 and not (os.environ.get("RAY_ADDRESS") and config.trials.concurrent):
-        short = {name: amount for name, amount in need.whole.items() if amount > room[name]}
-        wanted = ", ".join(f"{amount:g} {name}" for name, amount in short.items())
-        there = ", ".join(f"{room[name]:g} {name}" for name in short)
-        raise StageError(
-            f"trials: one trial needs {wanted}, but the Ray cluster has {there}; lower trials.cpus "
-            "and trials.gpus (or the recipe's cluster section), or add nodes. Where nodes come on "
-            "demand, set trials.concurrent"
-        )
+    if not (os.environ.get("RAY_ADDRESS") and config.trials.concurrent):
+        if fits < 1:
+            _refuse("one trial needs", need.whole, "the Ray cluster has", room)
+        largest = _largest_node(need.piece)
+        if any(amount > largest[name] for name, amount in need.piece.items()):
+            _refuse("one process needs", need.piece, "the largest machine has", largest)
     wished = config.trials.concurrent
     if wished is None:
         return min(fits, config.budget.trials)
     return wished if os.environ.get("RAY_ADDRESS") else min(wished, fits)
+
+
+def _largest_node(piece: Mapping[str, float]) -> Mapping[str, float]:
+    """Return what the machine has on which most of a piece fits."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    have = [{name: node.get(name, 0.0) for name in piece} for node in nodes]
+    return max(have, key=lambda node: min(node[n] / a for n, a in piece.items() if a > 0))
+
+
+def _refuse(who: str, wanted: Mapping[str, float], where: str, there: Mapping[str, float]) -> None:
+    short = [name for name, amount in wanted.items() if amount > there[name]]
+    raise StageError(
+        f"trials: {who} {', '.join(f'{wanted[name]:g} {name}' for name in short)}, but {where} "
+        f"{', '.join(f'{there[name]:g} {name}' for name in short)}; lower trials.cpus and "
+        "trials.gpus (or the recipe's cluster section), or add nodes. Where nodes come on demand, "
+        "set trials.concurrent"
+    )

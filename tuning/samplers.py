@@ -36,6 +36,8 @@ class SamplerConfig(Section):
     """Which sampler this is."""
     conditional: ClassVar[bool] = False
     """Whether it learns settings that only some trials have, as of several recipes."""
+    learns: ClassVar[bool] = False
+    """Whether trials of other studies tell it anything."""
 
 
 class SamplerMaker(ABC):
@@ -65,6 +67,7 @@ Startup = Annotated[int, Field(ge=1, le=BEST)]
 class TpeConfig(SamplerConfig):
     """Tree-structured Parzen estimator over all settings together (Watanabe, 2023)."""
 
+    learns: ClassVar[bool] = True
     name: Literal["tpe"] = "tpe"
     conditional: ClassVar[bool] = True
     startup_trials: Startup = 10
@@ -91,6 +94,7 @@ class QmcConfig(SamplerConfig):
 class GpConfig(SamplerConfig):
     """Gaussian process; for few settings. It sees the best and the latest of many trials."""
 
+    learns: ClassVar[bool] = True
     name: Literal["gp"] = "gp"
     startup_trials: Startup = 10
     """Trials at random before it begins."""

@@ -10,6 +10,7 @@ import optuna
 from fsl.errors import ConfigError, FewShotError
 from fsl.search_space import Choice, Domain
 from pipelines.runner import PipelineConfig, plan
+from pipelines.stages.write_shards import WriteShardsConfig
 from pipelines.train_config import TrainConfig
 from tuning.buildable import check_buildable
 from tuning.candidate import Branch, build_branch
@@ -140,12 +141,21 @@ def judged_by(stage: TrainConfig) -> dict[str, Any]:
     return judged
 
 
+def _data_of(branch: Branch) -> dict[str, Any]:
+    """Return what the written shards of a recipe come from, their place aside."""
+    return {
+        f"stages.{label}.source": stage.source.model_dump(mode="json", exclude={"root"})
+        for label, stage in branch.recipe().stages.items()
+        if isinstance(stage, WriteShardsConfig)
+    }
+
+
 def _check_comparable(branches: list[Branch]) -> None:
     """Refuse recipes whose accuracies are not of the same tasks."""
     first, *others = branches
     for other in others:
         one, two = first.judged(), other.judged()
-        here, there = judged_by(one), judged_by(two)
+        here, there = (judged_by(each.judged()) | _data_of(each) for each in (first, other))
         for name in here:
             if here[name] != there.get(name):
                 raise ConfigError(

@@ -36,7 +36,7 @@ def _results(config: StudyConfig, space: Space, store: StudyStore, width: int) -
     """Return the comparison of the best, and where the best is."""
     if config.population is not None:  # its members followed schedules, and no recipe
         return [f"best model: {best_member(config.root, store.study)}"]
+    best = write_best(space, config, store.study)  # first: it stands if an evaluation fails
     finalists = run_finalists(space, config, store.study)
-    best = write_best(space, config, store.study)
     told = [] if finalists is None else ["", finalists.text(width), ""]
     return told if best is None else [*told, f"best recipe: {best}"]

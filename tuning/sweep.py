@@ -7,6 +7,7 @@ from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial
+from tqdm import tqdm
 
 from tuning.config import StudyConfig
 from tuning.disk import trim
@@ -51,6 +52,7 @@ def run_trials(config: StudyConfig, space: Space, store: StudyStore) -> None:
             retries=config.trials.retries,
             watchers=watchers,
         )
+    tqdm.write(f"search ended: {ledger.over}")
 
 
 class Watch(tune.Callback):

@@ -17,7 +17,7 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from data_shards.location import Location
 from pipelines.commands import duration
@@ -119,7 +119,8 @@ def _goals(study: optuna.Study) -> dict[str, Column]:
     )
 
     def value(at: int) -> Callable[[FrozenTrial], float | None]:
-        return lambda trial: trial.values[at] if trial.values else None
+        # Optuna gives pruned trials the last value on their way
+        return lambda trial: trial.values[at] if trial.state == TrialState.COMPLETE else None
 
     return {name: (pa.float64(), value(at)) for at, name in enumerate(names)}
 

@@ -67,7 +67,7 @@ def drive(
     scratch.delete()
     if searcher.fault is not None:
         raise searcher.fault
-    if not searcher.book.over:  # Tune ends quietly when it is interrupted
+    if not searcher.book.over or searcher.book.running():  # Tune ends quietly when interrupted
         raise KeyboardInterrupt
 
 

@@ -20,7 +20,15 @@ import torch
 
 from data_shards.location import Location
 from fsl.config import build
-from fsl.errors import ConfigError, FewShotError, NonFiniteError, OutOfMemoryError
+from fsl.errors import (
+    CheckpointError,
+    ConfigError,
+    FewShotError,
+    NonFiniteError,
+    OutOfMemoryError,
+    ShardError,
+    StorageError,
+)
 from pipelines.checkpoint import SCORE
 from pipelines.metric_log import read_metrics
 from pipelines.runner import PipelineConfig, StageEvent, run_pipeline
@@ -28,6 +36,8 @@ from pipelines.watch import Report, TrainingStopped, watching
 from tuning.outcome import Outcome, TrialJob, TrialNews
 
 INFEASIBLE = (NonFiniteError, OutOfMemoryError, ConfigError)
+FAULTS = (StorageError, ShardError, CheckpointError)
+"""What says nothing about a trial's settings, wherever it was met."""
 SHOWN_LINES = 12
 logger = logging.getLogger(__name__)
 
@@ -152,6 +162,8 @@ def release_memory() -> None:
 def judged(error: Exception) -> tuple[Outcome, str]:
     """Return what an error says of a trial: impossible settings, or a fault."""
     for cause in reversed(list(causes(error))):  # the innermost says it without where it was found
+        if isinstance(cause, FAULTS):
+            break
         if isinstance(cause, Collapsed):
             return Outcome.INFEASIBLE, "the features collapsed"
         if isinstance(cause, INFEASIBLE):

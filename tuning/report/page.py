@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -63,6 +64,7 @@ def render(root: Location, config: StudyConfig, study: optuna.Study) -> str:
         keys={"history": history.KEY, "curves": curves.KEY, "pareto": pareto.KEY,
               "importance": importance.KEY, "parallel": parallel.KEY, "slices": slices.KEY},
         best_recipe=best.read_text() if best.exists() else "",
+        best_is_older=best.exists() and _older(best.read_text(), view),
         finals=finals(root, view),
         history=history.history(view),
         pareto=pareto.pareto(view),
@@ -81,6 +83,12 @@ def render(root: Location, config: StudyConfig, study: optuna.Study) -> str:
         table=_table(view),
         study_yaml=yaml.safe_dump(_short(config), sort_keys=False, allow_unicode=True),
     )  # fmt: skip
+
+
+def _older(recipe: str, view: StudyView) -> bool:
+    """Return whether trials ended after `best.yaml` was written."""
+    said = re.search(r"^# (\d+) trials, (\d+) of them complete", recipe, re.MULTILINE)
+    return said is None or int(said[2]) != len(view.complete)
 
 
 def state_words(view: StudyView) -> str:

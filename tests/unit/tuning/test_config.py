@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,11 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
         "set: stages.distill.cluster.workers has no effect with trials.launcher: local, where a "
         "trial is one process",
     ),
+    ({"set": {"stages.distill.checkpoint.keep": 4}}, "has no effect: a trial keeps its best and"),
+    ({"warm_start": ["old"], "sampler": {"name": "nsga2"}}, "nsga2 learns nothing from the trials"),
+    ({"goals": [{"metric": ["val_accuracy"]}]}, "goals.0.metric: Input should be 'val_accuracy'"),
+    ({"search": {"x": {"low": 1, "high": 10**400}}}, "low and high: numbers up to 1e+15"),
+    ({"search": {"x": {"choices": [date(2026, 1, 1)]}}}, "write dates in quotes"),
     ({"goals": [{"metric": "accuracy"}]}, "goals.0.metric: Input should be 'val_accuracy'"),
     ({"goals": [{}, {}]}, "goals: name each metric once"),
     ({"goals": [{"metric": "step_seconds", "direction": "maximize"}]}, "is to minimize"),

@@ -144,6 +144,39 @@ def test_the_same_settings_are_never_run_twice(tmp_path: Path) -> None:
         assert "every combination" in ledger.over
 
 
+def test_every_combination_is_tried_though_the_sampler_insists_on_the_best(tmp_path: Path) -> None:
+    search = {
+        "episodes.ways": {"choices": [3, 4, 5]},
+        "episodes.queries": {"low": 1, "high": 4},
+    }
+    sampler = {"name": "tpe", "startup_trials": 3}
+    with opened(tmp_path, search=search, sampler=sampler, budget={"trials": 20}) as ledger:
+        while (job := ledger.next()) is not None:
+            ledger.finish(job.number, done(0.5 if job.number else 0.9))
+        own = own_trials(ledger.study)
+        assert len({tuple(trial.params.items()) for trial in own}) == len(own) == 12
+        assert "every combination" in ledger.over
+
+
+def test_a_sweep_whose_last_trials_run_is_not_over(tmp_path: Path) -> None:
+    with opened(tmp_path, budget={"trials": 1}) as ledger:
+        number = ask(ledger)
+        assert ledger.next() is None
+        assert ledger.over
+        assert ledger.running()
+        ledger.finish(number, done(0.5))
+        assert not ledger.running()
+
+
+def test_the_same_fault_in_other_directories_ends_the_sweep(tmp_path: Path) -> None:
+    with opened(tmp_path, budget={"trials": 9}) as ledger:
+        for number in range(3):
+            reason = f"stage second in studies/toy/stages/second-{number:012x}: disk is full"
+            ledger.finish(ask(ledger), TrialNews(Outcome.FAILED, reason=reason))
+        with pytest.raises(StageError, match="first 3 trials failed for the same reason"):
+            ledger.refuse_hopeless()
+
+
 def test_results_are_written_down_once_and_prune_what_is_behind(tmp_path: Path) -> None:
     pruner = {"name": "asha", "min_percent": 25, "factor": 2}
     with opened(tmp_path, pruner=pruner, budget={"trials": 20}) as ledger:

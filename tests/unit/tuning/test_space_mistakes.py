@@ -107,7 +107,31 @@ CLASSES = str(Path(__file__).parents[3] / "recipes" / "cifar10_drloc.yaml")
     [
         (
             {"recipe": CLASSES, "search": {"data.select.set_aside": {"low": 0.1, "high": 0.3}}},
-            "search.data.select.set_aside: decides which images are set aside",
+            "search.data.select.set_aside: decides by which images trials are compared",
+        ),
+        (
+            {
+                "recipe": CLASSES,
+                "search": {"stages.shards.source.per_class": {"low": 9, "high": 99}},
+            },
+            "search.stages.shards.source.per_class: decides by which images",
+        ),
+        (
+            {
+                "recipe": CLASSES,
+                "search": {"optim.lr": "own"},
+                "set": {"stages.drloc.data.split": "novel"},
+            },
+            "'novel' holds the classes for the final evaluation",
+        ),
+        (
+            {
+                "recipe": CLASSES,
+                "search": {"optim.lr": "own"},
+                "validation": {"every_epochs": 30},
+                "pruner": {"name": "asha"},
+            },
+            "pruner: asha could stop no trial: 'drloc' is judged every 30 epochs, and has 30",
         ),
         (
             {
@@ -123,7 +147,7 @@ CLASSES = str(Path(__file__).parents[3] / "recipes" / "cifar10_drloc.yaml")
             "data.select.set_aside_seed: 0 in recipe 'one' but 1 in 'two', so their accuracies",
         ),
     ],
-    ids=["searched", "two recipes"],
+    ids=["searched", "data", "novel", "judged once", "two recipes"],
 )
 def test_trials_are_judged_by_the_same_images(
     study: dict[str, Any], message: str, tmp_path: Path

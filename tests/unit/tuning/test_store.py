@@ -160,7 +160,6 @@ def test_what_leaves_trials_comparable_may_change(tmp_path: Path) -> None:
         ("validation.tasks=30", "stages.second.validation.tasks: 20, and now it is 30"),
         ("stage=first", "stage: 'second', and now it is 'first'"),
         ("points=[{optim.lr: 0.01}]", "points: []"),
-        ("warm_start=[elsewhere]", "warm_start: []"),
     ],
 )
 def test_other_settings_need_another_study(tmp_path: Path, change: str, words: str) -> None:

@@ -19,6 +19,7 @@ from tuning.warm_start import warm_start
 
 
 def settings(folder: Path, name: str, **changes: Any) -> StudyConfig:
+    changes.setdefault("sampler", {"name": "tpe"})
     path = write_study(folder, study_dir=str(folder / name), **changes)
     return load_study(path)
 
@@ -106,7 +107,7 @@ def test_recipes_are_matched_by_their_label(tmp_path: Path) -> None:
         search = {"optim.lr": {"low": 1e-4, "high": 1e-1}, "method.metric": "own"}
         one = {"recipe": RECIPE, "search": search}
         short = dict.fromkeys(("recipe", "search"), "-")
-        return {**short, "recipes": dict.fromkeys(labels, one), "sampler": {"name": "random"}}
+        return {**short, "recipes": dict.fromkeys(labels, one), "sampler": {"name": "tpe"}}
 
     before = earlier(tmp_path, **branches("a", "b"))
     old = [trial.params["recipe"] for trial in read_study(before.root)[1].trials[:3]]
