@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.tune.schedulers.pbt import _explore
 
 from fsl.errors import ConfigError
 from fsl.search_space import Choice, IntRange, Uniform
 from tests.toy_study import write_study
 from tuning.config import load_study
-from tuning.pbt import member_job, tune_domain
+from tuning.pbt import (
+    DONE,
+    _write_down,
+    member_job,
+    mutation,
+    run_population,
+    tune_domain,
+    within,
+)
 from tuning.population import MemberJob
+from tuning.ranges import distribution, ends
 from tuning.space import build_space
 from tuning.store import open_study
 
@@ -60,6 +72,64 @@ def test_ranges_become_those_of_ray_tune() -> None:
     assert all(2 <= tune_domain(IntRange(2, 8, 2)).sample() <= 8 for _ in range(20))
     assert all(1e-3 <= tune_domain(Uniform(1e-3, 1.0, log=True)).sample() <= 1 for _ in range(20))
     assert {tune_domain(Choice((1, 2), (3, 4))).sample() for _ in range(40)} == {"[1, 2]", "[3, 4]"}
+
+
+def test_changed_settings_stay_within_their_ranges() -> None:
+    domains = {
+        "kind": Choice("a", None, "c"),
+        "width": Choice(32, 64, 128),
+        "rate": Uniform(0.01, 0.1, log=True),
+        "count": IntRange(2, 8, 3),
+    }
+    explore: Any = partial(
+        _explore,
+        mutations={name: mutation(domain) for name, domain in domains.items()},
+        resample_probability=0.2,
+        perturbation_factors=(1.2, 0.8),
+        custom_explore_fn=partial(within, domains),
+    )
+    settings = {"kind": None, "width": 64, "rate": 0.09, "count": 8}
+    seen = []
+    for _ in range(300):
+        settings, _words = explore(settings)
+        seen.append(settings)
+    assert {item["kind"] for item in seen} == {"a", None, "c"}
+    assert {item["width"] for item in seen} == {32, 64, 128}
+    assert {item["count"] for item in seen} <= {2, 5, 8}
+    assert all(0.01 <= item["rate"] <= 0.1 for item in seen)
+    for item in seen:
+        for name, domain in domains.items():
+            assert distribution(domain)._contains(distribution(domain).to_internal_repr(item[name]))
+
+
+def test_members_that_a_kill_left_out_are_written_down(tmp_path: Path) -> None:
+    study = write_study(tmp_path, finalists="-", sampler="-", pruner="-", population={})
+    config = load_study(study)
+    (branch,) = build_space(config).branches.values()
+    params = {d.name: ends(d.domain)[0] for d in branch.dimensions}
+    line = {"percent": 100, "value": 0.5, "epochs": 4, "params": params}
+    for name in ("one", "two"):
+        folder = tmp_path / "study" / "population" / name
+        folder.mkdir(parents=True)
+        (folder / "history.jsonl").write_text(json.dumps(line) + "\n")
+    with open_study(config) as store:
+        _write_down(config, branch, store)
+        (tmp_path / "study" / "population" / "three").mkdir()
+        (tmp_path / "study" / "population" / "three" / "history.jsonl").write_text(json.dumps(line))
+        _write_down(config, branch, store)  # killed after two
+        members = [trial.user_attrs["member"] for trial in store.study.trials]
+        assert sorted(members) == ["one", "three", "two"]
+
+
+def test_a_finished_population_does_not_grow(tmp_path: Path) -> None:
+    study = write_study(
+        tmp_path, finalists="-", sampler="-", pruner="-", population={}, budget={"trials": 4}
+    )
+    config = load_study(study)
+    with open_study(config) as store:
+        store.study.set_user_attr(DONE, 3)
+        with pytest.raises(ConfigError, match=r"budget\.trials: 4, but this population"):
+            run_population(config, build_space(config), store)
 
 
 def test_a_population_is_continued_with_the_settings_it_wrote(tmp_path: Path) -> None:
