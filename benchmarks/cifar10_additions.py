@@ -45,8 +45,10 @@ RUNS = {
     "drloc": Run("cifar10_drloc", ("plain", "drloc")),
     "drloc_cvt": Run("cifar10_drloc", ("plain", "drloc"), {"backbone.name": "cvt"}),
     "long_tail": Run("cifar10_lt", (*TWO, "unshared")),
-    "long_tail_32": Run("cifar10_lt", TWO, {"data.batch_size": 32}),
-    "long_tail_512": Run("cifar10_lt", TWO, {"data.batch_size": 512}),
+    **{
+        f"batch_{size}": Run("cifar10_lt", TWO, {"data.batch_size": size, "optim.epochs": 15})
+        for size in (32, 128, 512)
+    },
 }
 
 
