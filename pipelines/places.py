@@ -6,6 +6,7 @@ A stage that was given another label keeps its directory, and repeats nothing.
 from __future__ import annotations
 
 from data_shards.location import Location
+from pipelines.records import RESULT
 
 KEY_DIGITS = 12
 """Digits of a stage's key in the name of its directory."""
@@ -38,5 +39,5 @@ class Places:
             return self.root / own
         if not names:
             names.append(own)
-        done = [name for name in names if (self.root / name / "result.json").exists()]
+        done = [name for name in names if (self.root / name / RESULT).exists()]
         return self.root / (done or names)[0]

@@ -19,6 +19,8 @@ from fsl.errors import StageError
 from pipelines.stage import PlannedStage, StageResult
 
 FORMAT = 1
+RESULT = "result.json"
+"""What a stage writes last: a stage without it is not done."""
 
 
 def write_config(planned: PlannedStage) -> None:
@@ -45,13 +47,13 @@ def write_result(planned: PlannedStage, metrics: Mapping[str, float], begun: flo
         "finished": _moment(time.time()),
         "seconds": round(time.time() - begun, 3),
     }
-    _write(planned.path / "result.json", {**content, "digest": digest(content)})
+    _write(planned.path / RESULT, {**content, "digest": digest(content)})
     return _result(planned, numbers)
 
 
 def read_result(planned: PlannedStage) -> tuple[StageResult | None, str]:
     """Return the stage's result and when it was finished, or (None, "") when it is not done."""
-    path = planned.path / "result.json"
+    path = planned.path / RESULT
     if not path.exists():
         return None, ""
     content = _read(path, planned)

@@ -1,13 +1,15 @@
 """The disk that a sweep's checkpoints take: the worst trials' go first.
 
 Only checkpoints are deleted. What a trial measured stays, and so do the checkpoints of stages that
-others start from.
+several trials start from. An earlier stage of one trial alone goes with that trial's own; it is
+not done then any more, so that a later trial that wants it trains it again.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cache
 
@@ -20,6 +22,7 @@ from pyarrow import fs
 from data_shards.location import Location
 from fsl.errors import StorageError
 from pipelines.checkpoint import DIRECTORY
+from pipelines.records import RESULT
 from tuning.outcome import own_trials
 from tuning.ranking import choose, ranked
 from tuning.recipe_tree import STAGES_DIR
@@ -47,10 +50,13 @@ def trim(root: Location, study: optuna.Study, keep_bytes: int, protect: int) -> 
     try:
         sizes = checkpoint_sizes(stages)
         total = sum(sizes.values())
+        judged = _judged_stages(own_trials(study))
         for name in _expendable(study, max(protect, 1)):
             if total <= keep_bytes:
                 break
             if name in sizes:
+                if name not in judged:
+                    (stages / name / RESULT).delete()
                 (stages / name / DIRECTORY).delete()
                 total -= sizes.pop(name)
                 deleted.append(name)
@@ -90,22 +96,39 @@ def _files(place: Location) -> list[fs.FileInfo]:
 
 
 def _expendable(study: optuna.Study, protect: int) -> Iterator[str]:
-    """Yield the judged stages' directories that nobody needs, the first to go first."""
+    """Yield the stages' directories that nobody needs, the first to go first."""
     trials = own_trials(study)
-    judged = _judged_labels(trials)
+    labels, judged = _judged_labels(trials), _judged_stages(trials)
+    users = Counter(name for trial in trials for name in set(_stages(trial).values()))
+    # a trial that has not told its stages yet may be about to start from any
+    unknown = any(trial.state == TrialState.RUNNING and not _stages(trial) for trial in trials)
     best = {trial.number for trial in choose(study, protect)}
     needed: set[str] = set()
     theirs: dict[str, None] = {}
     for trial in _best_first(study, trials):
-        stages = dict(trial.user_attrs.get("stages", {}))
-        if trial.number in best or trial.state == TrialState.RUNNING:
-            needed |= set(stages.values())
+        stages = set(_stages(trial).values())
+        told = trial.user_attrs.get("recipe", "") in labels  # else which is judged is not known
+        if trial.number in best or trial.state == TrialState.RUNNING or not told:
+            needed |= stages
             continue
-        own = stages.pop(judged.get(trial.user_attrs.get("recipe", ""), ""), None)
-        needed |= set(stages.values())
-        if own is not None:
-            theirs.setdefault(own)  # of several trials it counts as the best one's
+        shared = {name for name in stages - judged if users[name] > 1 or unknown}
+        needed |= shared
+        for name in sorted(stages - shared):
+            theirs.setdefault(name)  # of several trials it counts as the best one's
     yield from (name for name in reversed(theirs) if name not in needed)
+
+
+def _stages(trial: FrozenTrial) -> dict[str, str]:
+    return dict(trial.user_attrs.get("stages", {}))
+
+
+def _judged_stages(trials: Sequence[FrozenTrial]) -> set[str]:
+    """Return the directories of judged stages."""
+    labels = _judged_labels(trials)
+    found = (
+        _stages(trial).get(labels.get(trial.user_attrs.get("recipe", ""), "")) for trial in trials
+    )
+    return {name for name in found if name is not None}
 
 
 def _judged_labels(trials: Sequence[FrozenTrial]) -> dict[str, str]:

@@ -110,6 +110,30 @@ def test_the_best_the_running_and_what_others_start_from_are_kept(
     assert caplog.text.count("they are kept") == 1
 
 
+def test_an_earlier_stage_of_one_bad_trial_alone_goes_too(sweep: Sweep) -> None:
+    names = []
+    for number, value in enumerate((0.9, 0.5, 0.4)):
+        first = f"pretrain-{number:012x}"
+        sweep.write(first)
+        own = f"distill-{number:012x}"
+        sweep.add(COMPLETE, value, name=own, stages={"pretrain": first, "distill": own})
+        names.append((first, own))
+    assert set(sweep.trim(3)) == {*names[1], *names[2]}
+    assert sweep.left == {"pretrain-aaaaaaaaaaaa", *names[0]}
+    stages = sweep.root / "stages"
+    assert not (stages / names[1][0] / "result.json").exists()  # a later trial trains it again
+    assert (stages / names[1][1] / "result.json").exists()
+
+
+def test_an_earlier_stage_waits_for_trials_that_may_start_from_it(sweep: Sweep) -> None:
+    best, bad = sweep.add(COMPLETE, 0.9), "distill-bbbbbbbbbbbb"
+    sweep.write("pretrain-bbbbbbbbbbbb")
+    sweep.add(COMPLETE, 0.1, name=bad, stages={"pretrain": "pretrain-bbbbbbbbbbbb", "distill": bad})
+    sweep.add(RUNNING, stages={})
+    assert sweep.trim(0) == [bad]
+    assert sweep.left >= {best, "pretrain-bbbbbbbbbbbb"}
+
+
 def test_the_very_best_is_kept_without_finalists_too(sweep: Sweep) -> None:
     best, other = sweep.add(COMPLETE, 0.9), sweep.add(COMPLETE, 0.8)
     assert sweep.trim(0, protect=0) == [other]
