@@ -52,7 +52,10 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _add_write(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", help="strokes, folder, csv, omniglot, or a plug-in's")
+    parser.add_argument(
+        "source",
+        help="folder, csv, domains, omniglot, cifar, svhn, flowers102, strokes, compositions, or a plug-in's",
+    )
     parser.add_argument("destination", help="directory or s3:// address")
     parser.add_argument(
         "settings", nargs="*", metavar="key=value", help="settings of the source, e.g. size=28"
