@@ -73,3 +73,18 @@ class BranchConfig(Section):
                     "study_dir belong to the study"
                 )
         return value
+
+    def check_set(self, launcher: str) -> None:
+        """Refuse values without effect in a trial; raises ValueError."""
+        for name in self.set or {}:
+            _, _, section, *inside = [*name.split("."), "", ""]
+            if section == "cluster" and inside[0] and launcher == "local":
+                raise ValueError(
+                    f"set: {name} has no effect with trials.launcher: local, where a trial is one "
+                    "process; set trials.cpus and trials.gpus, or trials.launcher: ray"
+                )
+            if section == "checkpoint":
+                raise ValueError(
+                    f"set: {name} has no effect: a trial keeps its best and its last checkpoint; "
+                    "see trials.checkpoint_gb"
+                )

@@ -169,7 +169,8 @@ class StudyConfig(Section):
                 f"sampler: {self.sampler.name} cannot search several recipes, whose settings "
                 "differ; use tpe or random"
             )
-        self._check_set()
+        for branch in self.recipes.values():
+            branch.check_set(self.trials.launcher)
         if self.warm_start and not self.sampler.learns:
             raise ValueError(
                 f"warm_start: sampler {self.sampler.name} learns nothing from the trials of other "
@@ -181,21 +182,6 @@ class StudyConfig(Section):
                 f"finalists.seed: {self.seed + 1}"
             )
         return self
-
-    def _check_set(self) -> None:
-        for branch in self.recipes.values():
-            for name in branch.set:
-                _, _, section, *inside = [*name.split("."), "", ""]
-                if section == "cluster" and inside[0] and self.trials.launcher == "local":
-                    raise ValueError(
-                        f"set: {name} has no effect with trials.launcher: local, where a trial is "
-                        "one process; set trials.cpus and trials.gpus, or trials.launcher: ray"
-                    )
-                if section == "checkpoint":
-                    raise ValueError(
-                        f"set: {name} has no effect: a trial keeps its best and its last "
-                        "checkpoint; see trials.checkpoint_gb"
-                    )
 
     @model_validator(mode="after")
     def _population_alone(self) -> Self:
