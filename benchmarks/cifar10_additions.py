@@ -46,7 +46,7 @@ RUNS = {
     "drloc_cvt": Run("cifar10_drloc", ("plain", "drloc"), {"backbone.name": "cvt"}),
     "long_tail": Run("cifar10_lt", (*TWO, "unshared")),
     **{
-        f"batch_{size}": Run("cifar10_lt", TWO, {"data.batch_size": size, "optim.epochs": 15})
+        f"batch_{size}": Run("cifar10_lt", TWO, {"data.batch_size": size, "optim.epochs": 10})
         for size in (32, 128, 512)
     },
 }
