@@ -30,7 +30,7 @@ class Need:
 
     Attributes:
         trial: resources that Tune reserves for the trial's own process.
-        whole: what the trial takes altogether.
+        whole: what the trial takes altogether, without that of a process that only waits.
         piece: the most of it that has to be on one machine.
     """
 
@@ -86,7 +86,7 @@ def need_of(config: StudyConfig, space: Space) -> Need:
             gpus = max(gpus, cluster.fewest if gpu else 0)
             of_worker = max(of_worker, cluster.cpus_per_worker)
     sliver = {"CPU": SLIVER, "GPU": 0.0}
-    whole = {"CPU": cpus + SLIVER, "GPU": float(gpus)}
+    whole = {"CPU": cpus, "GPU": float(gpus)}
     return Need(sliver, whole, {"CPU": of_worker, "GPU": min(gpus, 1.0)})
 
 
@@ -97,13 +97,16 @@ def concurrency(config: StudyConfig, need: Need) -> int:
         StageError: not even one fits.
     """
     have: Mapping[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    spare = 1.0 if config.trials.launcher == "ray" and not os.environ.get("RAY_ADDRESS") else 0.0
-    room = {name: have.get(name, 0.0) for name in ("CPU", "GPU")}
-    room["CPU"] -= spare
-    fits = min(int(room[name] / amount + 1e-9) for name, amount in need.whole.items() if amount > 0)
+    room, whole = {name: have.get(name, 0.0) for name in ("CPU", "GPU")}, dict(need.whole)
+    if config.trials.launcher == "ray":
+        if os.environ.get("RAY_ADDRESS"):
+            whole["CPU"] += SLIVER
+        else:
+            room["CPU"] -= 1.0  # of our own cluster, put there for all processes that wait
+    fits = min(int(room[name] / amount + 1e-9) for name, amount in whole.items() if amount > 0)
     if not (os.environ.get("RAY_ADDRESS") and config.trials.concurrent):
         if fits < 1:
-            _refuse("one trial needs", need.whole, "the Ray cluster has", room)
+            _refuse("one trial needs", whole, "the Ray cluster has", room)
         largest = _largest_node(need.piece)
         if any(amount > largest[name] for name, amount in need.piece.items()):
             _refuse("one process needs", need.piece, "the largest machine has", largest)
