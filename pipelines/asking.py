@@ -1,18 +1,15 @@
-"""Asking trained models about images: settings of every stage that does, and how it is done."""
+"""What stages that ask trained models about images have in common."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
+from data_shards.manifest import ShardSet
 from fsl.config import RuntimeOnly
-from pipelines.features import Part, computed, prepared_batches
-from pipelines.model import LoadedModel
-from pipelines.stage import StageConfig
+from pipelines.stage import PlannedStage, StageConfig, inputs_giving
 
 
 class AskingConfig(StageConfig):
@@ -25,12 +22,14 @@ class AskingConfig(StageConfig):
     loader_workers: Annotated[int, Field(ge=0, le=64), RuntimeOnly] = 0
     """Processes that decode, beside each one that computes; 0 decodes there."""
 
+    @property
+    def passes(self) -> dict[str, int]:
+        """How images pass, as `pipelines.features` takes it."""
+        return {"batch_size": self.batch_size, "loader_workers": self.loader_workers}
 
-def asked(
-    model: LoadedModel, part: Part, what: Callable[[Tensor], Tensor], config: AskingConfig
-) -> Tensor:
-    """Return what a function of the model's method makes of images, (N, *F)."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model.method.to(device).eval()
-    batches = prepared_batches(part, model.images, config.batch_size, config.loader_workers)
-    return computed(what, batches, device)
+
+def written_shards(inputs: Mapping[str, PlannedStage]) -> Iterator[ShardSet]:
+    """Yield the needed shards as far as they exist before the recipe runs, for `Stage.check`."""
+    for stage in inputs_giving(inputs, "shards"):
+        if stage.result is not None:
+            yield ShardSet.open(stage.result.path)

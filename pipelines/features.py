@@ -90,17 +90,30 @@ def model_features(
         what: `embed` for features (N, D), `encode` for what the method's own classifier needs,
             (N, *F).
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if type(model.method).encode is Method.encode:
         what = "embed"  # one file for both
 
     def compute() -> Tensor:
-        method = model.method.to(device).eval()
-        batches = prepared_batches(part, model.images, batch_size, loader_workers)
-        return computed(getattr(method, what), batches, device)
+        answer = getattr(model.method, what)
+        return asked(model, part, answer, batch_size=batch_size, loader_workers=loader_workers)
 
     identity = {"weights": model.digest, "what": what}
     return _cached(cache, identity, part, model.images, compute)
+
+
+def asked(
+    model: LoadedModel,
+    part: Part,
+    what: Callable[[Tensor], Tensor],
+    *,
+    batch_size: int,
+    loader_workers: int = 0,
+) -> Tensor:
+    """Return what a function of the model's method makes of images, (N, *F)."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.method.to(device).eval()
+    batches = prepared_batches(part, model.images, batch_size, loader_workers)
+    return computed(what, batches, device)
 
 
 def pixel_features(part: Part, images: ImageSpec, cache: Location, batch_size: int) -> Tensor:

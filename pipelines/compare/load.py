@@ -18,9 +18,10 @@ from data_shards.location import Location
 from fsl.errors import FewShotError, StageError
 from pipelines.accuracies import SUMMARY, TABLE, Scored, read_summary, read_table
 from pipelines.compare.lineage import settings_digest
+from pipelines.records import RESULT
 from pipelines.report.history import StageRecord, history
 
-CONFIG, RESULT = "config.json", "result.json"
+CONFIG = "config.json"
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,8 @@ from fsl.long_tail import grouped_accuracy, shot_groups
 from fsl.method import METHODS
 from fsl.metrics import mean_ci95
 from fsl.statistics import paired_difference
-from pipelines.asking import AskingConfig, asked
-from pipelines.features import Part
+from pipelines.asking import AskingConfig, written_shards
+from pipelines.features import Part, asked
 from pipelines.model import LoadedModel, load_model
 from pipelines.stage import (
     ONE,
@@ -78,9 +78,8 @@ class ClassifyStage(Stage[ClassifyConfig]):
                     f"needs: {stage.label!r} is trained by method {method!r}, which learns no "
                     "classifier of its training classes; use supervised, or an evaluate stage"
                 )
-        for shards in inputs_giving(inputs, "shards"):
-            if shards.result is not None:
-                self._values(self._asked(ShardSet.open(shards.result.path)))
+        for shard_set in written_shards(inputs):
+            self._values(self._asked(shard_set))
 
     def _asked(self, shard_set: ShardSet) -> Split:
         """Return the images that are asked about."""
@@ -103,7 +102,8 @@ class ClassifyStage(Stage[ClassifyConfig]):
         for stage in inputs_giving(inputs, "model"):
             model = load_model(stage.path, self.config.which)
             counts = training_counts(model, shard_set, split)
-            scores = asked(model, Part.whole(split), model.method.score_classes, self.config)
+            answer = model.method.score_classes
+            scores = asked(model, Part.whole(split), answer, **self.config.passes)
             predicted[stage.label] = scores.argmax(-1).numpy()
             entry = result_entry(stage.label, predicted[stage.label], split, counts, groups)
             tqdm.write(entry["text"])

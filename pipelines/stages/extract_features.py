@@ -17,10 +17,9 @@ from tqdm import tqdm
 from data_shards.feature_writer import ROWS_PER_PART
 from data_shards.features import FeatureSet
 from data_shards.location import Location
-from data_shards.manifest import ShardSet
 from fsl.config import RuntimeOnly
 from fsl.errors import StageError
-from pipelines.asking import AskingConfig
+from pipelines.asking import AskingConfig, written_shards
 from pipelines.extraction import VECTOR, Extraction, ExtractionCluster, Extractor, Part
 from pipelines.quiet import prepare_environment
 from pipelines.stage import (
@@ -67,11 +66,9 @@ class ExtractFeatures(Stage[ExtractFeaturesConfig]):
                     f"needs: {model.label!r} is trained on feature vectors and takes no images; "
                     "name the stage that trains the network"
                 )
-        for shards in inputs_giving(inputs, "shards"):
-            if shards.result is not None:
-                shard_set = ShardSet.open(shards.result.path)
-                for name in self.config.splits or []:
-                    shard_set.split(name)
+        for shard_set in written_shards(inputs):
+            for name in self.config.splits or []:
+                shard_set.split(name)
 
     def run(self, inputs: Mapping[str, StageResult], out: Location) -> Mapping[str, float]:
         """Write the parts that are missing."""

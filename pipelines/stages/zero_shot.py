@@ -29,8 +29,8 @@ from fsl.errors import StageError
 from fsl.method import METHODS
 from fsl.methods.compositional import Compositional, pair_of
 from fsl.statistics import PairedDifference
-from pipelines.asking import AskingConfig, asked
-from pipelines.features import Part
+from pipelines.asking import AskingConfig, written_shards
+from pipelines.features import Part, asked
 from pipelines.model import load_model
 from pipelines.stage import (
     ONE,
@@ -87,11 +87,9 @@ class ZeroShotStage(Stage[ZeroShotConfig]):
                     f"needs: {stage.label!r} is trained by method {method!r}, which knows no "
                     "pairs; zero_shot asks models of method compositional"
                 )
-        for shards in inputs_giving(inputs, "shards"):
-            if shards.result is not None:
-                shard_set = ShardSet.open(shards.result.path)
-                for name in (self.config.seen_split, self.config.unseen_split):
-                    shard_set.split(name)
+        for shard_set in written_shards(inputs):
+            for name in (self.config.seen_split, self.config.unseen_split):
+                shard_set.split(name)
 
     def run(self, inputs: Mapping[str, StageResult], out: Location) -> Mapping[str, float]:
         """Score all images with all models, write the summary."""
@@ -137,7 +135,7 @@ class ZeroShotStage(Stage[ZeroShotConfig]):
             found: Tensor = method.score_pairs(images, numbers.to(images.device))
             return found
 
-        parts = [asked(model, part, score, self.config) for part in world.parts]
+        parts = [asked(model, part, score, **self.config.passes) for part in world.parts]
         return torch.cat(parts).numpy()
 
 

@@ -262,8 +262,7 @@ def test_losses_are_float32_under_autocast_and_after_it(inside: bool) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=inside):
         losses = [location_l1(predictions, targets)]
         losses += [loss(logits, classes) for loss in CLASS_LOSSES]
-    assert predictions.dtype == torch.float32  # offsets are small beside what bfloat16 rounds
-    assert logits[0].dtype == torch.bfloat16
+    assert (predictions.dtype, logits[0].dtype) == (torch.float32, torch.bfloat16)
     exact = [location_l1(predictions.float(), targets)]
     exact += [loss((logits[0].float(), logits[1].float()), classes) for loss in CLASS_LOSSES]
     torch.testing.assert_close(losses, exact)  # also their type
