@@ -54,9 +54,7 @@ def test_on_a_cluster_that_is_there_the_waiting_processes_take_their_share(
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     assert at_once(tmp_path, [{"CPU": 3}], monkeypatch, trials=NESTED, set=workers(1)) == 2
-    with pytest.raises(
-        StageError, match=r"one trial needs 2\.01 CPU, but the Ray cluster has 2"
-    ):
+    with pytest.raises(StageError, match=r"one trial needs 2\.01 CPU, but the Ray cluster has 2"):
         at_once(tmp_path, [{"CPU": 2}], monkeypatch, trials=NESTED, set=workers(2))
 
 
