@@ -103,3 +103,21 @@ def test_class_losses_need_the_grid_they_were_made_for() -> None:
     smaller = replace(batch, images=batch.images[..., :16, :16])
     with pytest.raises(ConfigError, match="made for 8 x 8 cells"):
         method(smaller)
+
+
+@pytest.mark.parametrize("backbone", [{"name": "t2t", "size": "micro"}, VIT], ids=["t2t", "vit"])
+def test_what_backward_computes_again_is_not_seen_again(backbone: dict[str, Any]) -> None:
+    """With local crops the last grid is not that of the maps that are computed again."""
+    crops = {"global_size": 32, "local_size": 16, "local_views": 2}
+    carrier = {**CARRIERS["masked_distillation"], "crops": crops}
+    settings = {**CONSTANT, "layers": "blocks", "pool": True}
+    gradients = []
+    for again in (False, True):
+        still = {"drop_path": 0.0, "dropout": 0.0} if backbone["name"] == "t2t" else {}
+        network = {**backbone, **still, "checkpoint_blocks": again}
+        method = made(carrier, {"drloc": settings}, network)
+        method.begin_step(START)
+        torch.manual_seed(1)
+        method(batch_of(method)).loss.backward()
+        gradients.append([p.grad for p in method.parameters() if p.grad is not None])
+    torch.testing.assert_close(gradients[0], gradients[1])

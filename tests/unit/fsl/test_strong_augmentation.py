@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fsl.augment import LabelledBatcher, SingleViewConfig
-from fsl.augment.config import AffineJitter
+from fsl.augment import LabelledBatcher, MultiCropBatcher, SingleViewConfig
+from fsl.augment.config import AffineJitter, MultiCropConfig
 from fsl.augment.erasing import ErasingConfig
 from fsl.augment.rand_augment import RandAugmentConfig
 from fsl.images import ImageSpec
@@ -87,6 +87,30 @@ def test_rand_augment_changes_more_with_more_changes() -> None:
     assert 0 < spread[0] < spread[1]
 
 
+@pytest.mark.parametrize("increasing", [True, False])
+@pytest.mark.parametrize("magnitude", [0.0, 7.5, 10.0])
+def test_rand_augment_takes_every_strength(magnitude: float, increasing: bool) -> None:
+    """Also those at which timm asks Pillow for pictures of no bit, which it refuses."""
+    settings = {"magnitude": magnitude, "increasing": increasing, "changes": 4}
+    assert torch.isfinite(views(120, rand_augment=settings)).all()
+
+
+def test_local_views_are_changed_otherwise_than_global_ones() -> None:
+    """Views of the same place in both streams, so that only the changes tell them apart."""
+    shape: dict[str, Any] = {
+        "global_size": 32, "local_size": 32, "local_views": 2, "global_scale": (1, 1),
+        "local_scale": (1, 1), "aspect": (1, 1), "flip": 0, "grayscale": 0, "solarize": 0,
+        "global_blur": (0, 0), "local_blur": 0, "jitter": {"probability": 0},
+    }  # fmt: skip
+    for strong in ({"rand_augment": {"changes": 4}}, {"erasing": {"probability": 1}}):
+        crops = MultiCropConfig.model_validate({**shape, **strong})
+        batcher = MultiCropBatcher(crops, None, IMAGES, None)
+        batch = batcher([picture()] * 12, [0] * 12, list(range(12)), 0)
+        assert batch.global_views.shape == batch.local_views.shape
+        different = (batch.global_views != batch.local_views).flatten(1).any(1)
+        assert different.float().mean() > 0.7
+
+
 def test_rand_augment_takes_grey_images() -> None:
     grey = ImageSpec(size=32, resize=32, mode="grey", normalisation="half")
     assert views(8, images=grey, rand_augment={}).shape == (8, 1, 32, 32)
@@ -95,6 +119,12 @@ def test_rand_augment_takes_grey_images() -> None:
 def test_rand_augment_and_affine_warps_exclude_each_other() -> None:
     with pytest.raises(ValueError, match="use one of them"):
         SingleViewConfig(affine=AffineJitter(), rand_augment=RandAugmentConfig())
+
+
+def test_a_switch_between_one_kind_of_mixing_is_refused() -> None:
+    with pytest.raises(ValueError, match="switch: chooses between mixup and cutmix"):
+        MixingConfig(mixup=0, switch=0.3)
+    assert MixingConfig(mixup=0).cutmix == 1
 
 
 def test_mixup_mixes_pixels_and_labels_alike() -> None:

@@ -237,3 +237,14 @@ def test_a_slow_copy_starts_where_the_backbone_does(tmp_path: Path) -> None:
         torch.testing.assert_close(
             network.state_dict(), {key: own[key] for key in network.state_dict()}
         )
+
+
+def test_balanced_softmax_counts_are_those_of_this_stage(tmp_path: Path) -> None:
+    counts = {"many": (100, 100, 100), "tail": (100, 10, 1)}
+    settings = {"name": "supervised", "classes": 3, "balanced": True}
+    before = made({**settings, "class_counts": counts["many"]}, {})
+    info = CheckpointInfo(3, 1, 1, DIGEST, CONFIG.model_dump(mode="json"))
+    write_checkpoint(tmp_path, info, before, build_optimizer(before, CONFIG.optim), scaler())
+    later: Any = made({**settings, "class_counts": counts["tail"]}, {})
+    Checkpoint(tmp_path).restore_method(later)
+    torch.testing.assert_close(later.log_counts.exp(), torch.tensor([100.0, 10.0, 1.0]))

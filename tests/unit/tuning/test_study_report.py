@@ -23,6 +23,7 @@ from tests.unit.tuning.example_study import (
     two_goal_study,
     two_goals,
 )
+from tuning.outcome import own_trials
 from tuning.report.cost import budget_words, cost_rows, stage_rows
 from tuning.report.page import render, state_words, write_report
 from tuning.report.recipes import recipe_rows
@@ -224,3 +225,15 @@ def test_the_report_is_written_from_the_study_directory(tmp_path: Path) -> None:
     place = write_report(config.root)
     assert place.name == "report.html"
     assert "no trial has begun" in place.read_text()
+
+
+def test_a_best_recipe_of_an_earlier_round_is_called_that(tmp_path: Path) -> None:
+    study, config = example_study(), example_config()
+    complete = sum(trial.state.name == "COMPLETE" for trial in own_trials(study))
+    older = "Trials have ended since the best recipe"
+    for said, expected in ((complete, False), (complete - 1, True)):
+        (tmp_path / "best.yaml").write_text(
+            f"# {complete + 9} trials, {said} of them complete; ..."
+        )
+        page = render(Location.parse(tmp_path), config, study)
+        assert (older in page) is expected

@@ -53,6 +53,16 @@ def test_a_complete_trial_has_its_value_settings_curve_and_costs() -> None:
     assert row["started"] == BEGUN + timedelta(seconds=150 * best.number)
 
 
+def test_a_trial_that_was_stopped_has_a_curve_and_no_value() -> None:
+    study = example_study()
+    stopped = [t for t in study.trials if t.state.name == "PRUNED" and t.intermediate_values]
+    assert stopped
+    for trial in stopped:
+        row = by_number(study)[trial.number]
+        assert row["value"] is None
+        assert row["accuracies"]
+
+
 def test_settings_of_the_other_recipe_are_null() -> None:
     for row in by_number(example_study()).values():
         empty = {name for name, value in row.items() if value is None and "params." in name}

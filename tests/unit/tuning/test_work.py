@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fsl.errors import ConfigError, NonFiniteError, OutOfMemoryError, StageError
+from fsl.errors import ConfigError, NonFiniteError, OutOfMemoryError, StageError, StorageError
 from tests.toy_study import RECIPE
 from tuning.outcome import Outcome, TrialJob, TrialNews
 from tuning.work import PipelineWork, judged
@@ -93,6 +93,7 @@ def test_settings_that_the_data_refuse_end_the_trial_with_the_reason(tmp_path: P
         (OutOfMemoryError("the GPU has 8 GB"), Outcome.INFEASIBLE),
         (ConfigError("ways exceeds classes"), Outcome.INFEASIBLE),
         (StageError("disk is full"), Outcome.FAILED),
+        (StorageError("the bucket does not answer"), Outcome.FAILED),
     ],
 )
 def test_what_made_a_stage_fail_decides_whether_the_settings_were_impossible(
@@ -109,3 +110,9 @@ def test_a_bug_fails_the_trial_and_keeps_the_end_of_its_traceback() -> None:
     outcome, reason = judged(caught.value)
     assert outcome is Outcome.FAILED
     assert "KeyError: 'missing'" in reason
+
+
+def test_storage_that_fails_while_a_recipe_is_checked_is_no_fault_of_the_settings() -> None:
+    with pytest.raises(ConfigError) as caught:
+        raise ConfigError("stages.first: the bucket does not answer") from StorageError("timeout")
+    assert judged(caught.value)[0] is Outcome.FAILED
