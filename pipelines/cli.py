@@ -77,7 +77,10 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     choices = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (module, summary) in commands().items():
         sub = choices.add_parser(
-            name, help=summary, description=summary.capitalize() + ".", allow_abbrev=False
+            name,
+            help=summary,
+            description=summary[:1].upper() + summary[1:] + ".",
+            allow_abbrev=False,
         )
         if argv[:1] == [name]:  # only the chosen one is imported: --help must not wait for torch
             command = importlib.import_module(module)

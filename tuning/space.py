@@ -141,12 +141,15 @@ def judged_by(stage: TrainConfig) -> dict[str, Any]:
     return judged
 
 
-def _data_of(branch: Branch) -> dict[str, Any]:
-    """Return what the written shards of a recipe come from, their place aside."""
+def _sources(branch: Branch) -> dict[str, Any]:
+    """Return the settings of what the written shards of a recipe come from, their place aside."""
+    sources = [
+        s.source for s in branch.recipe().stages.values() if isinstance(s, WriteShardsConfig)
+    ]
     return {
-        f"stages.{label}.source": stage.source.model_dump(mode="json", exclude={"root"})
-        for label, stage in branch.recipe().stages.items()
-        if isinstance(stage, WriteShardsConfig)
+        f"source.{number}.{name}": value
+        for number, source in enumerate(sources)
+        for name, value in source.model_dump(mode="json", exclude={"root"}).items()
     }
 
 
@@ -155,12 +158,12 @@ def _check_comparable(branches: list[Branch]) -> None:
     first, *others = branches
     for other in others:
         one, two = first.judged(), other.judged()
-        here, there = (judged_by(each.judged()) | _data_of(each) for each in (first, other))
-        for name in here:
-            if here[name] != there.get(name):
+        here, there = (judged_by(each.judged()) | _sources(each) for each in (first, other))
+        for name in dict.fromkeys([*here, *there]):
+            if here.get(name) != there.get(name):
                 raise ConfigError(
-                    f"{name}: {here[name]!r} in recipe {first.label!r} but {there.get(name)!r} in "
-                    f"{other.label!r}, so their accuracies cannot be compared; make them alike, "
+                    f"{name}: {here.get(name)!r} in recipe {first.label!r} but {there.get(name)!r} "
+                    f"in {other.label!r}, so their accuracies cannot be compared; make them alike, "
                     "e.g. in the study's validation section"
                 )
         if one.seed != two.seed:

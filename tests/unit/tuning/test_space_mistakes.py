@@ -146,8 +146,30 @@ CLASSES = str(Path(__file__).parents[3] / "recipes" / "cifar10_drloc.yaml")
             },
             "data.select.set_aside_seed: 0 in recipe 'one' but 1 in 'two', so their accuracies",
         ),
+        (
+            {
+                "recipes": {
+                    "one": {"recipe": CLASSES, "search": {"optim.lr": "own"}},
+                    "two": {
+                        "recipe": CLASSES,
+                        "search": {"optim.lr": "own"},
+                        "set": {"stages.shards.source.per_class": 9},
+                    },
+                }
+            },
+            "source.0.per_class: 1000 in recipe 'one' but 9 in 'two'",
+        ),
+        (
+            {
+                "recipes": {
+                    "one": {"recipe": RECIPE, "stage": "first", "search": {"optim.lr": RATE}},
+                    "two": {"recipe": CLASSES, "search": {"optim.lr": "own"}},
+                }
+            },
+            "so their accuracies cannot be compared",
+        ),
     ],
-    ids=["searched", "data", "novel", "judged once", "two recipes"],
+    ids=["searched", "data", "novel", "judged once", "two recipes", "two sources", "other recipe"],
 )
 def test_trials_are_judged_by_the_same_images(
     study: dict[str, Any], message: str, tmp_path: Path
