@@ -30,14 +30,15 @@ __all__ = [
     "paired_difference",
     "student_t",
 ]
+EVERYWHERE = "a class is in every episode"
 RESAMPLES_AT_ONCE = 50
 
 
 class ClassCI(NamedTuple):
     """A mean in [0, 1] with the half-width of its 95 % interval over `classes` classes.
 
-    The half-width is NaN when it cannot be told: every episode contains every class. `at_most`
-    says that it was then bounded from the classes' own accuracies.
+    The half-width is NaN when it cannot be told: some class is in every episode. `at_most` says
+    that all are, and that it was then bounded from the classes' own accuracies.
     """
 
     mean: float
@@ -47,7 +48,7 @@ class ClassCI(NamedTuple):
 
     def __str__(self) -> str:
         if math.isnan(self.half_width):
-            return f"{100 * self.mean:.2f} % (no interval: each episode has all classes)"
+            return f"{100 * self.mean:.2f} % (no interval: {EVERYWHERE})"
         most = "at most " if self.at_most else ""
         width = f"{most}{100 * self.half_width:.2f}"
         return f"{100 * self.mean:.2f} ± {width} % ({self.classes} classes)"
@@ -109,18 +110,17 @@ def class_interval(values: Tensor, classes: Tensor, way_values: Tensor | None = 
     if count <= ways and way_values is not None and count > 1:
         spread = float(class_accuracies(way_values, which, count).std())
         half_width = 2 * student_t(count - 1) * spread / math.sqrt(count)
-        return ClassCI(overall.mean, half_width, count, at_most=True)
-    if count <= ways:
-        return ClassCI(overall.mean, math.nan, count)
-    inside = _part(values, which, count)
-    outside = Part(*(whole - part for whole, part in zip(_whole(values), inside, strict=True)))
-    if bool((inside.size < 2).any()) or bool((outside.size < 2).any()):
+        return ClassCI(overall.mean, max(half_width, overall.half_width), count, at_most=True)
+    inside, whole = _part(values, which, count), _whole(values)
+    outside = Part(*(total - part for total, part in zip(whole, inside, strict=True)))
+    if not bool(outside.size.all()):
         return ClassCI(overall.mean, math.nan, count)
     influence = (count - 1) * (overall.mean - outside.mean)  # (C,) jackknife pseudo-deviations
     # The influence is also share * (mean inside - mean outside); the two are over different
     # episodes, so the variances of their means add.
     share = (count - 1) * inside.size / episodes
-    noise = (share.square() * (inside.error + outside.error)).mean() / count
+    errors = inside.error(whole.variance) + outside.error(whole.variance)
+    noise = (share.square() * errors).mean() / count
     between = max(0.0, float(influence.var(unbiased=True) / count - noise))
     error = math.sqrt(between + (overall.half_width / 1.96) ** 2)
     return ClassCI(overall.mean, student_t(count - 1) * error, count)
@@ -139,9 +139,13 @@ class Part(NamedTuple):
         return self.total / self.size
 
     @property
-    def error(self) -> Tensor:
-        """Variance of the mean."""
-        return (self.squares / self.size - self.mean.square()) / self.size
+    def variance(self) -> Tensor:
+        """Variance of the values; NaN of a single one."""
+        return (self.squares / self.size - self.mean.square()) * self.size / (self.size - 1)
+
+    def error(self, general: Tensor) -> Tensor:
+        """Variance of the mean; `general` is that of the values where there is a single one."""
+        return torch.where(self.size < 2, general, self.variance) / self.size
 
 
 def _part(values: Tensor, which: Tensor, count: int) -> Part:

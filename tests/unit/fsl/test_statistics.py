@@ -104,7 +104,30 @@ def test_no_interval_over_classes_when_every_episode_has_all_of_them() -> None:
     members = torch.arange(5).expand(10, 5)
     interval = class_interval(torch.rand(10), members)
     assert math.isnan(interval.half_width)
-    assert "no interval: each episode has all classes" in str(interval)
+    assert "no interval: a class is in every episode" in str(interval)
+
+
+@pytest.mark.parametrize("episodes", [100, 600])
+def test_classes_that_are_asked_once_or_never_leave_an_interval(episodes: int) -> None:
+    """As of 423 classes in few tasks: the interval is the same as with many tasks, and wider."""
+    generator = torch.Generator().manual_seed(0)
+    members = drawn_episodes(423, 5, 5000, generator)
+    own = torch.randn(423, generator=generator, dtype=torch.float64)  # what a class is worth
+    noise = torch.randn(5000, generator=generator, dtype=torch.float64)
+    values = own[members].mean(1) + noise
+    few = class_interval(values[:episodes], members[:episodes])
+    assert 1 in torch.bincount(members[:episodes].flatten())
+    assert mean_ci95(values[:episodes]).half_width <= few.half_width
+    expected = math.sqrt(1.96**2 / 423 + mean_ci95(values[:episodes]).half_width ** 2)
+    assert few.half_width == pytest.approx(expected, rel=0.25)
+
+
+def test_a_bound_is_never_narrower_than_the_interval_over_episodes() -> None:
+    members = torch.arange(2).expand(10, 2)
+    ways = torch.rand(10, 1, generator=torch.Generator().manual_seed(0)).expand(10, 2)
+    interval = class_interval(ways.mean(-1), members, ways)  # its classes are alike
+    assert interval.at_most
+    assert interval.half_width == mean_ci95(ways.mean(-1)).half_width
 
 
 def confused_points(generator: torch.Generator, classes: int, ways: int) -> tuple[Tensor, Tensor]:
