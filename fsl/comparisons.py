@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fsl.errors import ConfigError
 from fsl.metrics import mean_ci95
-from fsl.statistics import class_interval
+from fsl.statistics import EVERYWHERE, class_interval
 from fsl.student import student_p, student_t
 
 LEVEL = 0.05
@@ -56,7 +56,7 @@ class Comparison(NamedTuple):
         size = f"{100 * abs(self.mean):.2f} ± {100 * self.half_width:.2f} points"
         proof = f"over {self.over}, adjusted p {_p_text(self.adjusted)}"
         if math.isnan(self.adjusted):
-            return f"{self.a} and {self.b}: each episode has all classes, nothing can be told"
+            return f"{self.a} and {self.b}: {EVERYWHERE}, so nothing can be told"
         if not self.real:
             sign = "−" if self.mean < 0 else ""
             return f"no real difference between {self.a} and {self.b}: {sign}{size} ({proof})"
@@ -64,13 +64,22 @@ class Comparison(NamedTuple):
         return f"{better} is better than {worse} by {size} ({proof})"
 
 
-class _Estimate(NamedTuple):
-    """A difference before the number of pairs is considered."""
+class Estimate(NamedTuple):
+    """A difference before the number of pairs is considered.
+
+    Attributes:
+        mean: of the difference.
+        half_width: of its 95 % interval, Student's t; NaN where it cannot be told.
+        freedom: degrees of freedom of the interval.
+        over: what the interval is over: "2000 episodes" or "20 classes".
+        at_most: whether it is a bound, see `fsl.statistics.class_interval`.
+    """
 
     mean: float
     half_width: float
     freedom: int
     over: str
+    at_most: bool = False
 
     @property
     def error(self) -> float:
@@ -110,7 +119,12 @@ def pairwise(
         listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
         raise ConfigError(f"a paired comparison needs the same episodes; they have: {listed}")
     pairs = list(itertools.combinations(table, 2))
-    estimates = [_estimate(a, b, table, classes, way_table) for a, b in pairs]
+    less = [table[b].double() - table[a].double() for a, b in pairs]
+    if classes is None:
+        estimates = [over_episodes(difference) for difference in less]
+    else:
+        ways = [None if way_table is None else way_table[b] - way_table[a] for a, b in pairs]
+        estimates = [over_classes(*one, classes) for one in zip(less, ways, strict=True)]
     adjusted = holm([estimate.p for estimate in estimates])
     return [
         Comparison(
@@ -140,22 +154,25 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _estimate(
-    a: str,
-    b: str,
-    table: Mapping[str, Tensor],
-    classes: Tensor | None,
-    way_table: Mapping[str, Tensor] | None,
-) -> _Estimate:
-    difference = table[b].double() - table[a].double()
-    if classes is None:
-        mean, half_width, tasks = mean_ci95(difference)
-        exact = half_width / 1.96 * student_t(tasks - 1)
-        return _Estimate(mean, exact, tasks - 1, f"{tasks} episodes")
-    ways = None if way_table is None else way_table[b].double() - way_table[a].double()
+def over_episodes(difference: Tensor) -> Estimate:
+    """Estimate a difference (E,) over other episodes of the same classes."""
+    mean, half_width, tasks = mean_ci95(difference)
+    exact = half_width / 1.96 * student_t(tasks - 1)
+    return Estimate(mean, exact, tasks - 1, f"{tasks} episodes")
+
+
+def over_classes(difference: Tensor, ways: Tensor | None, classes: Tensor) -> Estimate:
+    """Estimate a difference over other classes.
+
+    Args:
+        difference: (E,).
+        ways: (E, W) the difference on the queries of each way, as `class_interval` uses it.
+        classes: (E, W) classes of the episodes.
+    """
     found = class_interval(difference, classes, ways)
     freedom = max(1, found.classes - 1)
-    return _Estimate(found.mean, found.half_width, freedom, f"{found.classes} classes")
+    over = f"{found.classes} classes"
+    return Estimate(found.mean, found.half_width, freedom, over, found.at_most)
 
 
 def _p_text(p: float) -> str:

@@ -55,7 +55,10 @@ class ClassCI(NamedTuple):
 
 
 class PairedDifference(NamedTuple):
-    """Mean of B - A over the same episodes, with the half-width of its 95 % interval."""
+    """Mean of B - A over the same episodes, with the half-width of its 95 % interval.
+
+    The interval is Student's, which is wider than the usual one with few episodes.
+    """
 
     mean: float
     half_width: float
@@ -66,11 +69,18 @@ class PairedDifference(NamedTuple):
         """Whether the interval excludes zero."""
         return abs(self.mean) > self.half_width
 
-    def words(self, a: str, b: str, unit: str = "episodes") -> str:
-        """One sentence: which is better by how much, or that nobody can tell."""
+    def words(self, a: str, b: str, unit: str = "episodes", real: bool | None = None) -> str:
+        """One sentence: which is better by how much, or that nobody can tell.
+
+        Args:
+            a: name of the first.
+            b: name of the second.
+            unit: what was paired.
+            real: whether it is called real; None: if the interval excludes zero.
+        """
         size = f"{100 * abs(self.mean):.2f} ± {100 * self.half_width:.2f} points"
         pairs = f"(paired over {self.tasks} {unit})"
-        if not self.real:
+        if not (self.real if real is None else real):
             sign = "−" if self.mean < 0 else ""
             return f"no real difference between {a} and {b}: {sign}{size} {pairs}"
         better, worse = (b, a) if self.mean > 0 else (a, b)
@@ -83,7 +93,8 @@ def paired_difference(a: Tensor, b: Tensor) -> PairedDifference:
         raise ConfigError(
             f"a paired comparison needs the same episodes: got {a.numel()} and {b.numel()}"
         )
-    return PairedDifference(*mean_ci95(b.double() - a.double()))
+    mean, half_width, tasks = mean_ci95(b.double() - a.double())
+    return PairedDifference(mean, half_width / 1.96 * student_t(tasks - 1), tasks)
 
 
 def class_interval(values: Tensor, classes: Tensor, way_values: Tensor | None = None) -> ClassCI:

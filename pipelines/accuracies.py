@@ -21,15 +21,11 @@ import torch
 from torch import Tensor
 
 from data_shards.location import Location
+from fsl.comparisons import LEVEL, holm, over_classes, over_episodes
 from fsl.errors import FewShotError, StageError
 from fsl.evaluation import EpisodeScores
 from fsl.metrics import MeanCI, mean_ci95
-from fsl.statistics import (
-    PairedDifference,
-    class_accuracies,
-    class_interval,
-    paired_difference,
-)
+from fsl.statistics import PairedDifference, class_accuracies, class_interval
 
 TABLE, SUMMARY = "accuracies.parquet", "summary.json"
 
@@ -110,33 +106,42 @@ def result_entry(scored: Scored, class_count: int) -> dict[str, Any]:
     }
 
 
-def difference_entry(a: Scored, b: Scored) -> dict[str, Any]:
-    """Return one entry of the summary's `differences`: b against a on the same episodes."""
-    before, after = a.scores.accuracies, b.scores.accuracies
-    difference = paired_difference(before, after)
-    ways = b.scores.way_accuracies - a.scores.way_accuracies
-    classes = class_interval(after - before, a.classes, ways)
-    across = PairedDifference(classes.mean, classes.half_width, difference.tasks)
-    return {
-        "a": a.model,
-        "b": b.model,
-        **asdict(a.setting),
-        **difference._asdict(),
-        "real": difference.real,
-        "class_half_width": _number(classes.half_width),
-        "class_at_most": classes.at_most,
-        "real_across_classes": across.real,
-        "classes": classes.classes,
-        "words": difference.words(a.model, b.model),
-    }
-
-
 def differences(scored: Sequence[Scored]) -> list[dict[str, Any]]:
-    """Compare each model with the one before it, setting by setting."""
+    """Compare each model with the one before it, setting by setting, all judged together (Holm).
+
+    Returns:
+        The summary's `differences`: b against a on the same episodes.
+    """
     by_setting: dict[Setting, list[Scored]] = {}
     for item in scored:
         by_setting.setdefault(item.setting, []).append(item)
-    return [difference_entry(a, b) for items in by_setting.values() for a, b in pairwise(items)]
+    pairs = [pair for items in by_setting.values() for pair in pairwise(items)]
+    less = [b.scores.accuracies - a.scores.accuracies for a, b in pairs]
+    ways = [b.scores.way_accuracies - a.scores.way_accuracies for a, b in pairs]
+    here = [over_episodes(values) for values in less]
+    across = [
+        over_classes(values, of_ways, a.classes)
+        for values, of_ways, (a, _) in zip(less, ways, pairs, strict=True)
+    ]
+    real = [p < LEVEL for p in holm([one.p for one in here])]
+    wide = [p < LEVEL for p in holm([one.p for one in across])]
+    entries = []
+    for number, (a, b) in enumerate(pairs):
+        difference = PairedDifference(*here[number][:2], len(a.classes))
+        entry = {
+            "a": a.model,
+            "b": b.model,
+            **asdict(a.setting),
+            **difference._asdict(),
+            "real": real[number],
+            "class_half_width": _number(across[number].half_width),
+            "class_at_most": across[number].at_most,
+            "real_across_classes": real[number] and wide[number],
+            "classes": torch.unique(a.classes).numel(),
+            "words": difference.words(a.model, b.model, real=real[number]),
+        }
+        entries.append(entry)
+    return entries
 
 
 def flat_metrics(summary: Mapping[str, Any]) -> dict[str, float]:

@@ -104,7 +104,7 @@ def test_episodes_with_all_classes_tell_nothing_unless_ways_are_given() -> None:
     table = answers({"a": 0.0, "b": 0.1})
     (found,) = pairwise(table, members)
     assert not found.real
-    assert found.words() == "a and b: each episode has all classes, nothing can be told"
+    assert found.words() == "a and b: a class is in every episode, so nothing can be told"
     ways = {name: values[:, None].expand(-1, 5) for name, values in table.items()}
     (bounded,) = pairwise(table, members, ways)
     assert bounded.real
