@@ -5,12 +5,18 @@ Every message names the place (file or key), the value, the rule it breaks and t
 
 from __future__ import annotations
 
+import copyreg
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class FewShotError(Exception):
     """Base class of every error that a user can mend."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel between processes by the message, whatever a class is made from."""
+        return copyreg.__newobj__, (type(self), *self.args)  # type: ignore[attr-defined]
 
 
 class ConfigError(FewShotError):

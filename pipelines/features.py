@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from data_shards.features import FeatureSplit
@@ -31,7 +30,7 @@ from fsl.config import digest
 from fsl.images import ImageSpec
 from fsl.method import Method
 from pipelines.image_store import Store, open_store
-from pipelines.loader import share_imports
+from pipelines.loader_processes import in_order
 from pipelines.model import LoadedModel
 from pipelines.validation import ImageChunks
 
@@ -189,18 +188,10 @@ def image_batches(
     images: ImageSpec,
     batch_size: int,
     loader_workers: int,
-) -> DataLoader[Tensor]:
-    """Return the images of `rows` in their order, as a network sees them, (n, C, H, W) each."""
+) -> Iterator[Tensor]:
+    """Yield the images of `rows` in their order, as a network sees them, (n, C, H, W) each."""
     chunks = ImageChunks(store, rows, images, batch_size)
-    workers = min(loader_workers, len(chunks))
-    if workers:
-        share_imports()
-    return DataLoader(
-        chunks,
-        batch_size=None,
-        num_workers=workers,
-        multiprocessing_context="forkserver" if workers else None,
-    )
+    return in_order(chunks, range(len(chunks)), loader_workers)
 
 
 def prepared_batches(
@@ -208,6 +199,12 @@ def prepared_batches(
 ) -> tqdm[Tensor]:
     """Yield images in row order, with a progress bar."""
     store = open_store(part.split, images.mode)
-    loader = image_batches(store, part.rows, images, batch_size, loader_workers)
-    title = f"features of {part.split.name}"
-    return tqdm(loader, desc=title, unit="batch", disable=None, leave=False)
+    batches = image_batches(store, part.rows, images, batch_size, loader_workers)
+    return tqdm(
+        batches,
+        desc=f"features of {part.split.name}",
+        total=-(-len(part.rows) // batch_size),
+        unit="batch",
+        disable=None,
+        leave=False,
+    )

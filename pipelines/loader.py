@@ -1,14 +1,12 @@
 """Batches of one training process, exact whatever the world size, loader workers or kill point.
 
-One item of the data set is one part of a step (see `batch_plan`), ready for the network. A
-DataLoader keeps the order of items for any number of processes, so resuming is starting at
-another item.
+One item of the data set is one part of a step (see `batch_plan`), ready for the network. Items
+keep their order for any number of loader processes, so resuming is starting at another item.
 """
 
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
@@ -16,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from data_shards.episode_sampler import EpisodeSampler
 from data_shards.order import Order, sample_seeds
@@ -24,6 +22,7 @@ from fsl.batchers import Batcher, EpisodeBatcher, EpisodeLayout
 from fsl.types import Episode
 from pipelines.batch_plan import BatchPlan
 from pipelines.image_store import ImageStore, Store
+from pipelines.loader_processes import in_order
 from pipelines.train_config import DataConfig
 
 
@@ -183,27 +182,11 @@ def batches(
     pin_memory: bool = False,
 ) -> Iterator[LocalBatch]:
     """Return the micro-batches of consecutive `steps`, in order."""
-    workers, per_step = data.loader_workers, data_set.plan.micro_batches
-    if workers:
-        share_imports()
-    loader: DataLoader[LocalBatch] = DataLoader(
+    per_step = data_set.plan.micro_batches
+    return in_order(
         data_set,
-        batch_size=None,
-        sampler=range(steps[0] * per_step, (steps[-1] + 1) * per_step),
-        num_workers=workers,
-        collate_fn=_as_it_is,  # type: ignore[arg-type]
+        range(steps[0] * per_step, (steps[-1] + 1) * per_step),
+        data.loader_workers,
+        prefetch=data.prefetch,
         pin_memory=pin_memory,
-        # fork would copy the training process's threads and locks in whatever state they are
-        multiprocessing_context="forkserver" if workers else None,
-        prefetch_factor=data.prefetch if workers else None,
     )
-    return iter(loader)
-
-
-def share_imports() -> None:
-    """Let the server that forks loader processes import this module once for all of them."""
-    multiprocessing.get_context("forkserver").set_forkserver_preload([__name__])
-
-
-def _as_it_is(item: LocalBatch) -> LocalBatch:
-    return item

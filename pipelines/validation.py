@@ -6,7 +6,7 @@ gathered, and every rank computes the same accuracy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch import distributed as dist
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from data_shards.episodes import EpisodeBank
 from data_shards.features import FeatureSplit
@@ -26,7 +26,7 @@ from fsl.method import Method
 from fsl.metrics import MeanCI, mean_ci95
 from fsl.task_scores import method_scores
 from pipelines.image_store import Store, open_store
-from pipelines.loader import share_imports
+from pipelines.loader_processes import in_order
 
 
 class ImageChunks(Dataset[Tensor]):
@@ -80,22 +80,11 @@ class SharedImages:
         autocast: AbstractContextManager[None],
     ) -> Tensor:
         """Return what `encode` makes of every image, (N, *F) float32, on every rank."""
+        chunks = in_order(self.chunks, range(len(self.chunks)), self.loader_workers)
         with autocast:
-            parts = [encode(chunk.to(device)).float() for chunk in self._loader()]
+            parts = [encode(chunk.to(device)).float() for chunk in chunks]
         own = torch.cat(parts) if parts else torch.zeros(0, 1, device=device)
         return self._gathered(own)
-
-    def _loader(self) -> Iterator[Tensor]:
-        workers = min(self.loader_workers, len(self.chunks))
-        if workers:
-            share_imports()
-        loader: DataLoader[Tensor] = DataLoader(
-            self.chunks,
-            batch_size=None,
-            num_workers=workers,
-            multiprocessing_context="forkserver" if workers else None,
-        )
-        return iter(loader)
 
     def _gathered(self, own: Tensor) -> Tensor:
         """Return all rows, (N, *F), from each rank's share."""
