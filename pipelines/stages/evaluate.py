@@ -36,6 +36,7 @@ from pipelines.accuracies import (
 from pipelines.asking import AskingConfig
 from pipelines.candidates import Candidate, Model, Pixels, Vectors
 from pipelines.competitors import Questions, competitors, on_named_rows
+from pipelines.evaluation_inputs import check_sources
 from pipelines.features import Part
 from pipelines.model import LoadedModel, load_model
 from pipelines.protocols import AnyProtocol
@@ -125,6 +126,7 @@ class EvaluateStage(Stage[EvaluateConfig]):
         clash = set(models) & set(self.config.baselines)
         if clash:
             raise StageError(f"a train stage is called {clash.pop()!r} like a baseline; rename it")
+        check_sources(inputs)
         for source in [*shards, *features]:
             if source.result is not None:
                 check_data(self.config, open_data(source.result.path, source.gives == "features"))

@@ -1,0 +1,83 @@
+"""What an evaluation may need, found out before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fsl.config import build
+from fsl.errors import FewShotError
+from pipelines.runner import PipelineConfig, plan
+
+EPISODES = {"name": "fixed", "ways": 3, "shots": 1, "queries": 2}
+SHARDS = {
+    "kind": "write_shards",
+    "source": {
+        "name": "strokes", "size": 16, "images": 8, "characters": 5,
+        "base_alphabets": 1, "val_alphabets": 1, "novel_alphabets": 1,
+    },
+}  # fmt: skip
+OTHER_SHARDS = {**SHARDS, "source": {**SHARDS["source"], "size": 20}}  # type: ignore[dict-item]
+EXTRACT: dict[str, Any] = {"kind": "extract_features", "needs": ["shards", "net"]}
+NET = {
+    "kind": "train",
+    "needs": ["shards"],
+    "backbone": {"name": "conv4"},
+    "method": {"name": "protonet"},
+    "episodes": EPISODES,
+}
+OTHER_NET = {**NET, "optim": {"lr": 1e-4}}
+HEAD = {"kind": "train", "needs": ["table"], "method": {"name": "awgim"}, "episodes": EPISODES}
+
+
+def check(run: Path, needs: list[str], stages: dict[str, Any], **settings: Any) -> None:
+    """Plan a recipe: a network, its feature table, a model on that, and an evaluation."""
+    tree = {
+        "shards": SHARDS, "net": NET, "table": EXTRACT, "head": HEAD,
+        **stages,
+        "evaluate": {"kind": "evaluate", "needs": needs, **settings},
+    }  # fmt: skip
+    plan(build(PipelineConfig, {"run_dir": str(run), "stages": tree}))
+
+
+SECOND: dict[str, Any] = {
+    "net2": OTHER_NET,
+    "table2": {**EXTRACT, "needs": ["shards", "net2"]},
+    "head2": {**HEAD, "needs": ["table2"]},
+}
+
+
+def test_a_model_is_not_asked_about_vectors_of_another_network(tmp_path: Path) -> None:
+    message = r"needs: 'head2' is trained on the vectors of 'table2', those of 'table' are made by"
+    with pytest.raises(FewShotError, match=message):
+        check(tmp_path, ["table", "head", "head2"], SECOND)
+    check(tmp_path, ["table2", "head2"], SECOND)
+    last = {"table2": {**EXTRACT, "which": "last"}, "head2": SECOND["head2"]}
+    with pytest.raises(FewShotError, match=message):
+        check(tmp_path, ["table", "head2"], last)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"needs": ["other", "net"]}, {"splits": ["novel"]}, {"batch_size": 8}]
+)
+def test_vectors_of_the_same_network_may_be_of_other_images(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    stages = {"other": OTHER_SHARDS, "table2": {**EXTRACT, **changes}}
+    check(tmp_path, ["table2", "head"], stages)
+
+
+def test_imported_vectors_are_those_that_were_trained_on(tmp_path: Path) -> None:
+    for name in ("center", "multiview"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "test_embeddings.pkl").write_text(name)
+    stages = {
+        name: {"kind": "import_features", "leo": str(tmp_path / name)}
+        for name in ("center", "multiview")
+    }
+    head = {"head2": {**HEAD, "needs": ["multiview"]}}
+    check(tmp_path / "run", ["multiview", "head2"], stages | head)
+    with pytest.raises(FewShotError, match="'head2' is trained on the vectors of 'multiview'"):
+        check(tmp_path / "run", ["center", "head2"], stages | head)
