@@ -141,7 +141,9 @@ def draw(
     luck_of_episode = 0.05 * torch.randn(tasks, 1, generator=episodes)
     model = torch.Generator().manual_seed(own)
     liked = luck * torch.randn(CLASSES, generator=model)
-    chance = (level + (hard + liked)[classes] + luck_of_episode).clamp(0.01, 0.99)  # (E, W)
+    chance = (level + (hard + liked)[classes] + luck_of_episode).clamp(
+        0.01, 0.99 if level < 1 else 1
+    )  # (E, W)
     correct = torch.binomial(torch.full_like(chance, QUERIES), chance, generator=model).long()
     return EpisodeScores(correct, torch.full_like(correct, QUERIES)), classes
 

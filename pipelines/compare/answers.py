@@ -11,9 +11,17 @@ from torch import Tensor
 
 from data_shards.location import Location
 from fsl.errors import ConfigError, did_you_mean
-from pipelines.compare.lineage import cpu_minutes, is_trained, method_digest, seed_of
+from pipelines.compare.lineage import (
+    cpu_minutes,
+    is_trained,
+    method_digest,
+    seed_of,
+    trainings_before,
+)
 from pipelines.compare.load import Evaluation
 from pipelines.protocols import OWN
+
+PROTOTYPE = "prototype"
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,7 @@ class Answers:
         weights: digest of its weights, "" when not recorded.
         method: identity of model and evaluation settings but for the seeds.
         cpu_minutes: training time of the model with all it was made from, if recorded.
+        before: the trainings that the model was made from, by key.
         bank: the episodes.
         accuracies: (E,) float64.
         way_accuracies: (E, W) float64, of the queries of each way.
@@ -64,6 +73,7 @@ class Answers:
     weights: str
     method: str
     cpu_minutes: float | None
+    before: frozenset[str]
     bank: Bank
     accuracies: Tensor
     way_accuracies: Tensor
@@ -130,6 +140,7 @@ def answers_of(evaluation: Evaluation) -> Iterator[Answers]:
             weights=weights.get(model, ""),
             method=method_digest(model, evaluation.label, stages, heads.get(setting.protocol)),
             cpu_minutes=cpu_minutes(model, stages),
+            before=trainings_before(model, stages),
             bank=banks[setting.ways, setting.shots],
             accuracies=item.scores.accuracies,
             way_accuracies=item.scores.way_accuracies,
@@ -156,7 +167,8 @@ def without_repeats(answers: Sequence[Answers]) -> tuple[list[Answers], list[str
     """Return each model once on each bank, and notes on trained models that came twice.
 
     A model comes again when a run is named twice, or as a baseline of several runs; and as
-    `prototype` when that is what the method itself does.
+    `prototype` when that is what the method itself does. Of equal weights that answer otherwise,
+    as on another kind of machine, the first answers count: they are not another training.
     """
     answers = _without_twins(answers)
     kept: dict[tuple[str, ...], Answers] = {}
@@ -167,26 +179,36 @@ def without_repeats(answers: Sequence[Answers]) -> tuple[list[Answers], list[str
         first = kept.setdefault(key, item)
         if first is item:
             continue
-        if not torch.equal(first.accuracies, item.accuracies):
-            kept[*key, str(item.place)] = item  # equal weights that answer differently
-        elif item.trained and item.place != first.place:
-            again[f"{item.place}: {item.model} is the same model as in {first.place}."] = None
+        if item.trained and item.place != first.place:
+            other = not torch.equal(first.way_accuracies, item.way_accuracies)
+            left = f", answers {_most_apart(first, item):.2g} points apart; left out" * other
+            again[f"{item.place}: {item.model} is the same model as in {first.place}{left}."] = None
     return list(kept.values()), list(again)
 
 
+def _most_apart(one: Answers, other: Answers) -> float:
+    """Return the difference between two means in points."""
+    return 100 * abs(float(one.accuracies.mean() - other.accuracies.mean()))
+
+
 def _without_twins(answers: Sequence[Answers]) -> list[Answers]:
-    """Leave out what another protocol than the method's own answers in the very same way."""
+    """Leave out `prototype` where it answers every bank in the very way of the method itself."""
     own = {
-        (item.place, item.model, item.bank): item.accuracies
+        (item.place, item.model, item.bank): item.way_accuracies
         for item in answers
         if item.protocol == OWN
     }
-    return [
-        item
+    other = {
+        (item.place, item.model)
         for item in answers
-        if item.protocol == OWN
-        or (same := own.get((item.place, item.model, item.bank))) is None
-        or not torch.equal(same, item.accuracies)
+        if item.protocol == PROTOTYPE
+        and (
+            (same := own.get((item.place, item.model, item.bank))) is None
+            or not torch.equal(same, item.way_accuracies)
+        )
+    }
+    return [
+        item for item in answers if item.protocol != PROTOTYPE or (item.place, item.model) in other
     ]
 
 

@@ -73,7 +73,8 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _check_suffix(name: str) -> None:
-    suffix = PurePosixPath(name).suffix
+    path = name.partition("?")[0] if "://" in name else name
+    suffix = PurePosixPath(path).suffix
     if suffix not in SUFFIXES:
         near = did_you_mean(suffix, SUFFIXES)
         raise ConfigError(f"--out {name}: the name must end in {', '.join(SUFFIXES)}{near}")

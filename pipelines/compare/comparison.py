@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -55,9 +55,11 @@ def compare_runs(
     answers, repeats = without_repeats(answers)
     notes += [*stopped, *repeats]
     rows = _rows(answers, by)
+    notes += dict.fromkeys(note for row in rows for note in _same_seeds(row))
     names = list(dict.fromkeys(row.name for row in rows))
     if len(names) == 1:
-        alone = f"only one method, {names[0]}: a comparison needs two; name another run"
+        chosen = ", or fewer of --labels and --protocol" * bool(wanted.labels or wanted.protocols)
+        alone = f"only one method, {names[0]}: a comparison needs two; name another run{chosen}"
         raise ConfigError("\n- ".join([alone, *stopped]))
     if baseline is not None and baseline not in names:
         near = did_you_mean(baseline, names)
@@ -99,3 +101,13 @@ def _rows(answers: Sequence[Answers], by: By) -> list[Row]:
                 Row(name, sorted(own, key=lambda item: -1 if item.seed is None else item.seed))
             )
     return rows
+
+
+def _same_seeds(row: Row) -> Iterator[str]:
+    """Yield a note for each seed with which several runs of a row were trained."""
+    for seed in dict.fromkeys(item.seed for item in row.answers if item.trained):
+        places = [str(item.place) for item in row.answers if item.seed == seed]
+        if seed is not None and len(places) > 1:
+            yield f"{row.name}: trained several times with seed {seed}, counted once: " + listed(
+                places
+            )

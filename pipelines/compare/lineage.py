@@ -54,6 +54,15 @@ def seed_of(label: str, stages: Stages) -> int | None:
     return None
 
 
+def trainings_before(label: str, stages: Stages) -> frozenset[str]:
+    """Return the keys of the trainings that a model was made from, its own aside."""
+    return frozenset(
+        record.key
+        for record in _made_from(label, stages)
+        if record.kind == "train" and record is not stages.get(label)
+    )
+
+
 def cpu_minutes(label: str, stages: Stages) -> float | None:
     """Return the training time of a model with all the models it was made from.
 

@@ -51,12 +51,12 @@ def _row_tree(row: Row) -> dict[str, Any]:
         "runs": [
             {
                 "seed": item.seed,
-                "mean": mean,
+                "mean": float(item.accuracies.mean()),
                 "weights": item.weights,
                 "cpu_minutes": item.cpu_minutes,
                 "directory": str(item.place),
             }
-            for item, mean in zip(row.answers, row.run_means, strict=True)
+            for item in row.answers
         ],
         "run_sd": _number(row.run_sd),
         "cpu_minutes": row.cpu_minutes,

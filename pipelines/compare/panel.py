@@ -55,13 +55,22 @@ class Row:
 
     @cached_property
     def run_means(self) -> list[float]:
-        """Accuracy of each training run."""
-        return [float(item.accuracies.mean()) for item in self.answers]
+        """Accuracy of each training run; of several with one seed, their mean."""
+        by_seed: dict[object, list[float]] = {}
+        for item in self.answers:
+            seed = item.weights if item.seed is None else item.seed
+            by_seed.setdefault(seed, []).append(float(item.accuracies.mean()))
+        return [fmean(means) for means in by_seed.values()]
 
     @property
     def runs(self) -> int:
-        """Number of training runs."""
-        return len(self.answers)
+        """Number of training runs, those with one seed counted once."""
+        return len(self.run_means)
+
+    @property
+    def shares_training(self) -> bool:
+        """Whether its runs start from one and the same earlier training."""
+        return self.runs > 1 and bool(frozenset.intersection(*(a.before for a in self.answers)))
 
     @property
     def trained(self) -> bool:

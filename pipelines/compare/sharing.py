@@ -28,7 +28,7 @@ def unshared(banks: Mapping[Bank, Sequence[Row]]) -> list[str]:
         main = max(alike, key=lambda bank: len(alike[bank]))
         most = listed(_with_seeds(row) for row in alike.pop(main))
         if len(banks[main]) == 1 and not alike:
-            notes.append(f"{setting}: only {most} was asked this, so it is in no table.")
+            notes.append(f"{setting}: only {most} answered all of it, so it is in no table.")
         for bank, own in alike.items():
             names = listed(_with_seeds(row) for row in own)
             notes.append(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from fsl.statistics import EVERYWHERE
 from pipelines.compare.differences import Difference
 from pipelines.compare.panel import Panel, Row
 from pipelines.compare.sharing import listed
@@ -37,20 +38,38 @@ def cautions(panels: Sequence[Panel]) -> list[str]:
     """Return what holds for all tables: how pairs were judged, which methods had one seed."""
     rows = [row for panel in panels for row in panel.rows if row.trained]
     names = dict.fromkeys(row.name for row in rows)
-    once = dict.fromkeys(row.name for row in rows if row.runs == 1)
+    once = dict.fromkeys(row.name for row in rows if len(_seeds(row, rows)) == 1)
     said = []
     pairs = max(panel.comparisons for panel in panels)
     if pairs > 1:
         said.append(
             f"The more pairs a table has (here up to {pairs}), the clearer a difference must be to "
-            "be called real (Holm): the chance of even one such call being wrong is below 5 %."
+            "be called real (Holm): the chance that even one such call in a table is wrong is "
+            "below 5 %."
         )
     if once:
         every = len(once) > 1 and len(once) == len(names)
         who = "Every method" if every else listed(once)
         verb = "was" if every or len(once) == 1 else "were"
         said.append(f"{who} {verb} trained once: how much another seed would change is not known.")
+    shared = dict.fromkeys(row.name for row in rows if row.shares_training)
+    if shared:
+        said.append(
+            f"The runs of {listed(shared)} start from one earlier training: how much another seed "
+            "of that would change is not known."
+        )
     return said
+
+
+def _seeds(row: Row, rows: Sequence[Row]) -> set[object]:
+    """Return the seeds with which a row's method was trained, whatever rows they stand in."""
+    method = row.answers[0].method, row.answers[0].protocol
+    return {
+        item.weights if item.seed is None else item.seed
+        for other in rows
+        for item in other.answers
+        if (item.method, item.protocol) == method
+    }
 
 
 def _leaders(panel: Panel) -> str:
@@ -81,7 +100,7 @@ def _sides(panel: Panel, side: str, chosen: Callable[[Difference], bool]) -> lis
     if here and math.isnan(panel.rows[0].across.half_width):
         said.append(
             f"{side} {reference}: {listed(here)}. Whether other classes would show it cannot be "
-            "told, for every episode has all classes."
+            f"told, for {EVERYWHERE}."
         )
     elif here:
         said.append(

@@ -68,7 +68,7 @@ def test_a_setting_that_one_run_has_alone_is_noted(tmp_path: Path) -> None:
     comparison = compare([tmp_path / "a", tmp_path / "b"])
     assert [panel.title for panel in comparison.panels] == ["5-way 1-shot"]
     assert comparison.notes == [
-        "5-way 5-shot: only a (seed 0) was asked this, so it is in no table."
+        "5-way 5-shot: only a (seed 0) answered all of it, so it is in no table."
     ]
 
 

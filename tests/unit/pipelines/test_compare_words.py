@@ -34,7 +34,8 @@ def row(name: str, levels: Sequence[float], luck: float = 0.0, own: int = 1, way
             Answers(
                 run=Location.parse(f"/runs/{name}"), place=Location.parse(f"/runs/{name}/e"),
                 evaluation="evaluate", model=name, trained=True, protocol="method", seed=number,
-                weights=f"{name}{number}", method=name, cpu_minutes=None, bank=BANK,
+                weights=f"{name}{number}", method=name, cpu_minutes=None, before=frozenset(),
+                bank=BANK,
                 accuracies=values.mean(-1), way_accuracies=values, classes=classes,
             )
         )  # fmt: skip
