@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 
@@ -70,6 +70,15 @@ def row_counts(values: Tensor) -> list[int]:
     own[rank()] = len(values)
     counts: list[int] = _summed(own).tolist()
     return counts
+
+
+@torch.no_grad()
+def take_buffers_of_first_(module: nn.Module) -> None:
+    """Give `module` the floating-point buffers, such as running averages, of process 0."""
+    if world_size() > 1:
+        for buffer in module.buffers():
+            if buffer.is_floating_point():
+                dist.broadcast(buffer, 0)
 
 
 class _Sum(torch.autograd.Function):

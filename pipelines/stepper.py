@@ -43,7 +43,7 @@ class Stepper:
             self.model = DistributedDataParallel(
                 method,
                 device_ids=[device] if device.type == "cuda" else None,
-                broadcast_buffers=True,  # statistics and centres stay equal on all ranks
+                broadcast_buffers=True,  # each step begins with rank 0's statistics and centres
                 find_unused_parameters=not getattr(method, "uses_all_parameters", False),
             )
 

@@ -1,7 +1,7 @@
 """Accuracy while training: on sealed tasks of validation classes, or on images set aside.
 
-The images are shared out over the ranks, each encodes its own, these are
-gathered, and every rank computes the same accuracy.
+The images are shared out over the ranks, each encodes its own with the running averages of rank 0
+(which a checkpoint holds), these are gathered, and every rank computes the same accuracy.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from data_shards.episodes import EpisodeBank
 from data_shards.features import FeatureSplit
 from data_shards.manifest import Split
 from fsl.augment import evaluation_images
+from fsl.distributed import take_buffers_of_first_
 from fsl.images import ImageSpec
 from fsl.method import Method
 from fsl.metrics import MeanCI, mean_ci95
@@ -128,7 +129,7 @@ class Validator:
         self, method: Method[object], device: torch.device, autocast: AbstractContextManager[None]
     ) -> MeanCI:
         """Return the accuracy over the tasks; all ranks must call it together."""
-        method.eval()
+        take_buffers_of_first_(method.eval())
         encoded = self.shared.encoded(method.encode, device, autocast)
         tasks = (self.labels, self.support, self.query)
         scores = method_scores(method, encoded, *(part.to(device) for part in tasks))
@@ -154,7 +155,7 @@ class ClassValidator:
         self, method: Method[object], device: torch.device, autocast: AbstractContextManager[None]
     ) -> MeanCI:
         """Return the mean accuracy of the classes' images; all ranks must call it together."""
-        method.eval()
+        take_buffers_of_first_(method.eval())
         logits = self.shared.encoded(method.score_classes, device, autocast)  # (N, C)
         method.train()
         return mean_ci95((logits.argmax(-1) == self.labels.to(device)).double())
