@@ -11,6 +11,7 @@ from fsl.config import build
 from fsl.errors import ConfigError
 from pipelines.runner import PipelineConfig
 from pipelines.stage import STAGES
+from pipelines.train_checks import check_unseen
 from pipelines.train_config import TrainConfig
 from tuning.config import SCORE, StudyConfig
 from tuning.ranges import decoded, draw, ends
@@ -158,19 +159,15 @@ def _check_splits(branch: Branch, recipe: PipelineConfig) -> None:
                 "classes for the final evaluation, and nothing may be chosen by them; use base"
             )
         return
-    split = judged.validation.split
-    where = f"{branch.origin}: stages.{branch.objective}.validation.split: {split!r}"
-    if split == SEALED:
+    where = f"{branch.origin}: stages.{branch.objective}."
+    if judged.validation.split == SEALED:
         raise ConfigError(
-            f"{where} holds the classes for the final evaluation, and nothing may be chosen by "
-            "them; use val"
+            f"{where}validation.split: {SEALED!r} holds the classes for the final evaluation, and "
+            "nothing may be chosen by them; use val"
         )
-    for label, stage in recipe.stages.items():
-        if isinstance(stage, TrainConfig) and split in stage.splits:
-            raise ConfigError(
-                f"{where} is trained on by stage {label!r}, so its accuracy says nothing about new "
-                "classes; use a split that no stage trains on"
-            )
+    stages = recipe.stages.items()
+    trainings = {label: stage for label, stage in stages if isinstance(stage, TrainConfig)}
+    check_unseen(judged.validation, trainings, where)
 
 
 def _check_limits(branch: Branch) -> None:

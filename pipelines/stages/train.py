@@ -39,9 +39,10 @@ from pipelines.stage import (
     StageResult,
     inputs_giving,
 )
+from pipelines.train_checks import check_data, check_settings, check_unseen
 from pipelines.train_config import TrainConfig
 from pipelines.trainer import TrainSpec
-from pipelines.training_data import Data, build_plan, open_data, set_aside_images
+from pipelines.training_data import Data, build_plan, open_data
 from pipelines.watch import current_watcher
 
 BANKS = "banks"
@@ -63,7 +64,8 @@ class TrainStage(Stage[TrainConfig]):
         """Find impossible settings; those about the data once the shards exist."""
         source = data_source(inputs)
         config = _planned_config(self.config, inputs)
-        _check_settings(config)
+        check_settings(config)
+        check_unseen(config.validation, _trainings(inputs) | {self.label: config})
         if source.result is not None:
             check_data(config, open_data(source.result.path, source.gives == "features"))
 
@@ -75,7 +77,7 @@ class TrainStage(Stage[TrainConfig]):
         models = inputs_giving(inputs, "model")
         earlier = trained_config(models[0].path) if models else None
         config = filled_in(resolved(self.config, earlier, features), data)
-        _check_settings(config)
+        check_settings(config)
         check_data(config, data)
         spec = run_spec(config, data, out, models[0] if models else None, self.label)
         total_steps = plan_steps(config, data)
@@ -120,35 +122,14 @@ def _planned_config(config: TrainConfig, inputs: Mapping[str, PlannedStage]) -> 
     return resolved(config, _planned_config(models[0].config, models[0].inputs), features)
 
 
-def _check_settings(config: TrainConfig) -> None:
-    """Refuse settings that contradict each other whatever the data."""
-    if config.episodes is None and config.data.batch_size < config.cluster.most:
-        raise StageError(
-            f"data.batch_size: {config.data.batch_size} images cannot be shared by "
-            f"{config.cluster.most} workers; raise it, or lower cluster.workers"
-        )
-    if config.precision == "fp16" and config.cluster.gpu is False:
-        raise StageError("precision: fp16 needs a GPU; use bf16 or fp32, or set cluster.gpu: auto")
-
-
-def check_data(config: TrainConfig, data: Data) -> None:
-    """Refuse settings that the data cannot serve."""
-    plan_steps(config, data)
-    check = config.validation
-    if not check.every_epochs:
-        return
-    if check.kind == "classes":
-        set_aside_images(config, data)
-        return
-    split = data.split(check.split)
-    counts = split.class_rows().counts
-    enough = int((counts >= check.shots + check.queries).sum())
-    if check.ways > enough:
-        raise StageError(
-            f"validation.ways: {check.ways} classes per task, but split {check.split!r} has "
-            f"{len(counts)}, of which {enough} have the {check.shots} + {check.queries} images of "
-            "shots and queries; lower ways, shots or queries, or set validation.every_epochs: 0"
-        )
+def _trainings(inputs: Mapping[str, PlannedStage]) -> dict[str, TrainConfig]:
+    """Return the train stages that the inputs come from, and those among them, by label."""
+    found: dict[str, TrainConfig] = {}
+    for label, item in inputs.items():
+        found |= _trainings(item.inputs)
+        if isinstance(item.config, TrainConfig):
+            found[label] = item.config
+    return found
 
 
 def plan_steps(config: TrainConfig, data: Data) -> int:

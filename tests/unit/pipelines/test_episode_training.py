@@ -14,6 +14,7 @@ from pipelines.batch_plan import BatchPlan
 from pipelines.loader import EpisodeSteps, TraceEntry, batches
 from pipelines.session import LocalSession
 from pipelines.stages.train import run_digest
+from pipelines.train_checks import check_data
 from pipelines.train_config import TrainConfig
 from pipelines.trainer import Trainer
 from pipelines.training_data import build_data_set, build_plan
@@ -98,9 +99,12 @@ def _session(out: Path) -> LocalSession:
     return LocalSession(Location.parse(out))
 
 
-def test_several_splits_and_their_validation(shards: ShardSet, tmp_path: Path) -> None:
-    config = episodic_config(data__split=["base", "val"], optim__epochs=1)
-    spec = toy_spec(config, shards, tmp_path / "pools")
+def test_several_splits_and_their_validation(tiny_shards: ShardSet, tmp_path: Path) -> None:
+    config = episodic_config(
+        data__split=["base", "val"], validation__split="novel", optim__epochs=1
+    )
+    check_data(config, tiny_shards)
+    spec = toy_spec(config, tiny_shards, tmp_path / "pools")
     numbers = Trainer(spec, LocalSession(spec.out)).fit()
     assert 0 < numbers["val_accuracy"] <= 1
     assert numbers["images_per_second"] > 0

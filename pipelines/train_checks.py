@@ -1,0 +1,75 @@
+"""What a train stage refuses before it starts: settings that contradict each other or the data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fsl.errors import ConfigError, StageError
+from pipelines.train_config import TrainConfig, ValidationConfig
+from pipelines.training_data import Data, build_plan, set_aside_images, training_pools
+
+
+def check_settings(config: TrainConfig) -> None:
+    """Refuse settings that contradict each other whatever the data."""
+    if config.episodes is None and config.data.batch_size < config.cluster.most:
+        raise StageError(
+            f"data.batch_size: {config.data.batch_size} images cannot be shared by "
+            f"{config.cluster.most} workers; raise it, or lower cluster.workers"
+        )
+    if config.precision == "fp16" and config.cluster.gpu is False:
+        raise StageError("precision: fp16 needs a GPU; use bf16 or fp32, or set cluster.gpu: auto")
+
+
+def check_unseen(
+    check: ValidationConfig, stages: Mapping[str, TrainConfig], where: str = ""
+) -> None:
+    """Refuse few-shot validation on a split that one of the `stages` is trained on.
+
+    Args:
+        check: how the last of them is validated.
+        stages: by label.
+        where: what the message begins with.
+    """
+    if check.kind == "classes" or not check.every_epochs:
+        return
+    for label, stage in stages.items():
+        if check.split in stage.splits:
+            raise ConfigError(
+                f"{where}validation.split: {check.split!r} is trained on by stage {label!r} "
+                "(data.split), so its accuracy says nothing about new classes; use a split that "
+                "no stage trains on, or set validation.every_epochs: 0"
+            )
+
+
+def check_data(config: TrainConfig, data: Data) -> None:
+    """Refuse settings that the data cannot serve."""
+    build_plan(config, data, config.cluster.most)
+    check = config.validation
+    if not check.every_epochs:
+        return
+    if check.kind == "classes":
+        set_aside_images(config, data)
+        return
+    _check_new_classes(config, data)
+    split = data.split(check.split)
+    counts = split.class_rows().counts
+    enough = int((counts >= check.shots + check.queries).sum())
+    if check.ways > enough:
+        raise StageError(
+            f"validation.ways: {check.ways} classes per task, but split {check.split!r} has "
+            f"{len(counts)}, of which {enough} have the {check.shots} + {check.queries} images of "
+            "shots and queries; lower ways, shots or queries, or set validation.every_epochs: 0"
+        )
+
+
+def _check_new_classes(config: TrainConfig, data: Data) -> None:
+    """Refuse few-shot validation on classes that are trained on, by whatever images."""
+    split = config.validation.split
+    trained = {name for pool in training_pools(config, data) for name in pool.class_names}
+    seen = [name for name in data.split(split).class_names if name in trained]
+    if seen:
+        raise StageError(
+            f"validation.split: {split!r} has {len(seen)} classes that are trained on "
+            f"(data.split), e.g. {seen[0]!r}, so its accuracy says nothing about new classes; use "
+            "a split of other classes, or set validation.every_epochs: 0"
+        )

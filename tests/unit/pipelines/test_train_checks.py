@@ -1,0 +1,58 @@
+"""What a train stage refuses before anything runs: with the plan, or once its data are there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_shards.location import Location
+from data_shards.synthetic import StrokesConfig
+from data_shards.writer import write_shards
+from fsl.config import build
+from fsl.errors import ConfigError, StageError
+from pipelines.runner import PipelineConfig, plan
+from pipelines.train_checks import check_data
+from tests.toy_study import RECIPE
+from tests.toy_training import episodic_config, toy_config
+
+STAGES: dict[str, Any] = RECIPE["stages"]
+
+
+def planned(tmp_path: Path, **changes: Any) -> None:
+    """Plan the toy recipe; `changes` are dotted keys of its stages with __ for the dot."""
+    values = {f"stages.{key.replace('__', '.')}": value for key, value in changes.items()}
+    plan(build(PipelineConfig, {"run_dir": str(tmp_path), **RECIPE}, values))
+
+
+def test_the_toy_recipe_is_good(tmp_path: Path) -> None:
+    planned(tmp_path)
+
+
+def test_validation_on_classes_that_are_trained_on_is_refused(tmp_path: Path) -> None:
+    both = {"second__data__split": ["base", "val"]}
+    message = r"stages\.second .*validation\.split: 'val' is trained on by stage 'second' \(data"
+    with pytest.raises(ConfigError, match=message):
+        planned(tmp_path, **both)
+    planned(tmp_path, **both, second__validation__every_epochs=0)
+    planned(tmp_path, **both, second__validation__split="novel")
+
+
+def test_validation_on_classes_of_an_earlier_training_is_refused(tmp_path: Path) -> None:
+    earlier = {"first__data__split": "val", "first__validation__every_epochs": 0}
+    with pytest.raises(ConfigError, match=r"stages\.second .*trained on by stage 'first'"):
+        planned(tmp_path, **earlier)
+
+
+def test_other_images_of_the_trained_classes_are_no_validation_in_tasks(tmp_path: Path) -> None:
+    source = StrokesConfig(
+        size=16, images=4, held_out_images=8, characters=6,
+        base_alphabets=1, val_alphabets=1, novel_alphabets=0,
+    )  # fmt: skip
+    shards = write_shards(source, Location.parse(tmp_path / "shards"), progress=False)
+    config = episodic_config(validation__split="held_out", episodes__shots=1)
+    with pytest.raises(StageError, match=r"validation\.split: 'held_out'.* 6 classes .*trained on"):
+        check_data(config, shards)
+    check_data(episodic_config(validation__split="val", validation__queries=3), shards)
+    check_data(toy_config(validation__split="held_out", validation__every_epochs=0), shards)
