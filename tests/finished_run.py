@@ -4,6 +4,7 @@ import json
 import math
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ class FinishedRun:
     def __init__(self, root: Path) -> None:
         self.root = Location.parse(root)
         self.results: dict[str, StageResult] = {}
+        self.directories: dict[str, str] = {}
 
     def shards(self) -> StageResult:
         """Write 3 base, 1 validation and 7 novel classes of characters."""
@@ -79,7 +81,9 @@ class FinishedRun:
         inputs = {name: self.results[name] for name in needs}
         metrics = stage.run(inputs, place)
         dumped = stage.config.model_dump(mode="json")
-        return self._record(label, kind, place, dumped, needs, metrics=dict(metrics))
+        result = self._record(label, kind, place, dumped, needs, metrics=dict(metrics))
+        self.results[label] = replace(result, path=stage.place(place))
+        return self.results[label]
 
     def _record(
         self,
@@ -92,7 +96,7 @@ class FinishedRun:
         metrics: dict[str, float] | None = None,
     ) -> StageResult:
         inputs = [
-            {"label": n, "kind": r.kind, "key": r.key, "dir": r.path.name}
+            {"label": n, "kind": r.kind, "key": r.key, "dir": self.directories[n]}
             for n, r in ((name, self.results[name]) for name in needs)
         ]
         identity = {"label": label, "kind": kind, "key": f"{label:0<64}", "inputs": inputs}
@@ -100,6 +104,7 @@ class FinishedRun:
         done = {**identity, "metrics": metrics or {}, "seconds": 754.2}
         (place / "result.json").write_text(json.dumps(done))
         write_provenance(place, {"pipeline": 0, "stage": 0})
+        self.directories[label] = place.name
         self.results[label] = StageResult(label, kind, f"{label:0<64}", place, metrics or {})
         return self.results[label]
 

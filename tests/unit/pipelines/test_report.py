@@ -100,7 +100,7 @@ def test_what_is_missing_is_said_in_a_sentence(tmp_path: Path) -> None:
     run.model("pretrain", "masked_distillation", ["shards"])
     run.run("report", "report", {}, ["shards", "pretrain", "evaluate"])
     page = (tmp_path / "report.html").read_text()
-    assert "No sample episode: no trained model was evaluated." in page
+    assert "No sample episode: no trained model of images was evaluated." in page
     assert "No patch matches: the recipe has no supervised stage (smkd)." in page
     assert 'id="patches"' not in page
 
