@@ -50,12 +50,14 @@ class Method(nn.Module, ABC, Generic[B]):
         Config: the settings class; its fields carry docs, limits and search ranges.
         batch_type: what `loss` consumes: Episode, LabelledBatch or MultiViewBatch.
         takes_rows: whether its loss passes features through `mix`, and repeats their labels.
+        freezes_backbone: whether it trains nothing of the backbone, which must then be trained.
         additions: what rides on it; see `fsl.additions`.
     """
 
     Config: ClassVar[type[MethodConfig]]
     batch_type: ClassVar[type]
     takes_rows: ClassVar[bool] = False
+    freezes_backbone: ClassVar[bool] = False
 
     def __init__(self, config: Any, backbone: nn.Module) -> None:
         super().__init__()

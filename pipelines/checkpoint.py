@@ -114,7 +114,8 @@ class Checkpoint:
         """
         wanted = method.state_dict()
         tensors, others = with_own_additions(self._tensors(), wanted)
-        _same_architecture(self.name, tensors, wanted)
+        other = ", or set init: {restore: backbone} to take over the network alone"
+        _same_architecture(self.name, tensors, wanted, other)
         method.load_state_dict(tensors)
         return others
 
@@ -176,7 +177,7 @@ _REMEDY = f"the checkpoint is damaged: delete the directory {DIRECTORY} above it
 
 
 def _same_architecture(
-    name: str, saved: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
+    name: str, saved: Mapping[str, Tensor], wanted: Mapping[str, Tensor], other_remedy: str = ""
 ) -> None:
     faults = [f"{key} is missing in it" for key in wanted if key not in saved]
     faults += [f"{key} is unknown here" for key in saved if key not in wanted]
@@ -189,7 +190,7 @@ def _same_architecture(
         shown = "; ".join(faults[:3]) + (f"; and {len(faults) - 3} more" if faults[3:] else "")
         raise CheckpointError(
             f"{name}: weights of another architecture: {shown}. Make backbone, images and method "
-            "equal to those it was trained with"
+            f"equal to those it was trained with{other_remedy}"
         )
 
 

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fsl.errors import ConfigError, StageError
+from torch import Tensor
+
+from fsl.backbones.features import FeaturesConfig
+from fsl.errors import ConfigError, FewShotError, StageError
+from fsl.method import METHODS
+from pipelines.addition_weights import with_own_additions
+from pipelines.hollow import hollow_method
 from pipelines.train_config import TrainConfig, ValidationConfig
 from pipelines.training_data import Data, build_plan, set_aside_images, training_pools
 
@@ -39,6 +45,50 @@ def check_unseen(
                 "(data.split), so its accuracy says nothing about new classes; use a split that "
                 "no stage trains on, or set validation.every_epochs: 0"
             )
+
+
+def check_start(config: TrainConfig, earlier: tuple[str, TrainConfig] | None) -> None:
+    """Refuse a network that nobody trains, and weights that do not fit the method.
+
+    Args:
+        config: resolved.
+        earlier: label and resolved settings of the train stage in `needs`, if there is one.
+    """
+    name = config.method.name
+    pretrained = getattr(config.backbone, "pretrained", None) is not None
+    given = earlier is not None or pretrained or isinstance(config.backbone, FeaturesConfig)
+    if METHODS.get(name).freezes_backbone and not given:
+        assert config.backbone is not None
+        raise ConfigError(
+            f"method: {name!r} trains nothing of the backbone, and {config.backbone.name!r} would "
+            "keep the weights drawn at random; list the train stage that gives them in needs and "
+            "set init: {restore: backbone}, or train on a feature table"
+        )
+    if earlier is not None and config.init.restore != "backbone":
+        _check_fit(config, *earlier)
+
+
+def _check_fit(config: TrainConfig, label: str, earlier: TrainConfig) -> None:
+    """Refuse to take over all weights where the two methods do not have the same ones."""
+    wanted, saved = (_tensors(settings) for settings in (config, earlier))
+    if wanted is None or saved is None:
+        return
+    strange = wanted.keys() ^ with_own_additions(saved, wanted)[0].keys()
+    if strange:
+        raise ConfigError(
+            f"init.restore: {config.init.restore!r} takes over all weights of stage {label!r} "
+            f"(method {earlier.method.name!r}), and method {config.method.name!r} has others, "
+            f"e.g. {min(strange)!r}; set init: {{restore: backbone}}, or make method and backbone "
+            "equal"
+        )
+
+
+def _tensors(config: TrainConfig) -> dict[str, Tensor] | None:
+    """Return the method's tensors without values; None when only the data can tell them."""
+    try:
+        return hollow_method(config).state_dict()
+    except (FewShotError, ValueError, RuntimeError, TypeError):
+        return None
 
 
 def check_data(config: TrainConfig, data: Data) -> None:

@@ -8,21 +8,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from fsl.backbones.features import FeaturesConfig
 from fsl.errors import ConfigError, FewShotError
 from fsl.images import ImageSpec
 from fsl.search_space import Choice
-from pipelines.model import fresh_method
+from pipelines.hollow import hollow_method, with_stand_ins
 from pipelines.train_config import TrainConfig
 from tuning.candidate import Branch
 from tuning.ranges import ends
 
 SECTIONS = ("method", "additions", "backbone")
-SOME = 8
-SOME_CLASSES = {f"attribute object{number}": SOME for number in range(SOME)}
-"""They stand for what only the data tell: classes, the length of feature vectors."""
 
 
 def check_buildable(branch: Branch) -> None:
@@ -54,8 +49,7 @@ def _fault(branch: Branch, values: dict[str, Any]) -> Exception | None:
         return None
     stages = [stage for stage in recipe.stages.values() if isinstance(stage, TrainConfig)]
     try:
-        with torch.device("meta"):
-            fresh_method(with_network(branch.judged(recipe), stages), pretrained=False)
+        hollow_method(with_network(branch.judged(recipe), stages))
     except (FewShotError, ValueError, RuntimeError, TypeError) as error:
         return error
     return None
@@ -65,10 +59,8 @@ def with_network(judged: TrainConfig, stages: list[TrainConfig]) -> TrainConfig:
     """Return settings with images and network, taken from earlier stages where they are open."""
     images = next((s.images for s in reversed(stages) if s.images is not None), ImageSpec())
     backbone = next((s.backbone for s in reversed(stages) if s.backbone is not None), None)
-    return judged.model_copy(
-        update={
-            "images": judged.images or images,
-            "backbone": judged.backbone or backbone or FeaturesConfig(size=SOME),
-            "method": judged.method.knowing(SOME_CLASSES),
-        }
-    )
+    update = {
+        "images": judged.images or images,
+        "backbone": judged.backbone or backbone or FeaturesConfig(),
+    }
+    return with_stand_ins(judged.model_copy(update=update))

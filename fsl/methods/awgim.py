@@ -71,6 +71,7 @@ class AWGIM(Method[Episode]):
 
     Config = AWGIMConfig
     batch_type = Episode
+    freezes_backbone = True
     uses_all_parameters: bool
     config: AWGIMConfig
 

@@ -39,7 +39,7 @@ from pipelines.stage import (
     StageResult,
     inputs_giving,
 )
-from pipelines.train_checks import check_data, check_settings, check_unseen
+from pipelines.train_checks import check_data, check_settings, check_start, check_unseen
 from pipelines.train_config import TrainConfig
 from pipelines.trainer import TrainSpec
 from pipelines.training_data import Data, build_plan, open_data
@@ -63,9 +63,12 @@ class TrainStage(Stage[TrainConfig]):
     def check(self, inputs: Mapping[str, PlannedStage]) -> None:
         """Find impossible settings; those about the data once the shards exist."""
         source = data_source(inputs)
-        config = _planned_config(self.config, inputs)
+        earlier = _planned_model(inputs)
+        config = resolved(self.config, earlier and earlier[1], features=source.gives == "features")
         check_settings(config)
         check_unseen(config.validation, _trainings(inputs) | {self.label: config})
+        if earlier is not None or not inputs_giving(inputs, "model"):
+            check_start(config, earlier)
         if source.result is not None:
             check_data(config, open_data(source.result.path, source.gives == "features"))
 
@@ -113,13 +116,15 @@ def data_source(inputs: Mapping[str, R]) -> R:
     return found[0]
 
 
-def _planned_config(config: TrainConfig, inputs: Mapping[str, PlannedStage]) -> TrainConfig:
-    """Return `resolved` settings for a recipe of which nothing has run yet."""
+def _planned_model(inputs: Mapping[str, PlannedStage]) -> tuple[str, TrainConfig] | None:
+    """Return label and `resolved` settings of the train stage among inputs, if there is one."""
     models = inputs_giving(inputs, "model")
-    features = bool(inputs_giving(inputs, "features"))
     if not models or not isinstance(models[0].config, TrainConfig):
-        return resolved(config, None, features)
-    return resolved(config, _planned_config(models[0].config, models[0].inputs), features)
+        return None
+    (model,) = models
+    earlier = _planned_model(model.inputs)
+    features = bool(inputs_giving(model.inputs, "features"))
+    return model.label, resolved(model.config, earlier and earlier[1], features)
 
 
 def _trainings(inputs: Mapping[str, PlannedStage]) -> dict[str, TrainConfig]:

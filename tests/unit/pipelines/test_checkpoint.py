@@ -127,6 +127,8 @@ def test_another_architecture_names_the_first_keys_that_differ(tmp_path: Path) -
     with pytest.raises(CheckpointError, match=r"center has shape \(12,\), here \(5,\)") as caught:
         Checkpoint(tmp_path / "one").restore_model(other)
     assert "and 2 more" in str(caught.value)
+    with pytest.raises(CheckpointError, match=r"or set init: \{restore: backbone\} to take over"):
+        Checkpoint(tmp_path / "one").restore_method(other)
     deeper = fresh_method(toy_config(backbone__depth=3))
     with pytest.raises(CheckpointError, match=r"blocks\.2.* is missing in it"):
         Checkpoint(tmp_path / "one").restore_model(deeper)

@@ -56,3 +56,28 @@ def test_other_images_of_the_trained_classes_are_no_validation_in_tasks(tmp_path
         check_data(config, shards)
     check_data(episodic_config(validation__split="val", validation__queries=3), shards)
     check_data(toy_config(validation__split="held_out", validation__every_epochs=0), shards)
+
+
+AWGIM = {"second__method": {"name": "awgim", "width": 8, "heads": 2}}
+
+
+def test_a_frozen_network_that_nobody_trains_is_refused(tmp_path: Path) -> None:
+    alone = {**AWGIM, "second__needs": ["shards"], "second__backbone": STAGES["first"]["backbone"]}
+    with pytest.raises(ConfigError, match=r"'awgim' trains nothing of the backbone, and 'conv4'"):
+        planned(tmp_path, **alone)
+    planned(tmp_path, **AWGIM)
+    pretrained = {"name": "resnet", "depth": 18, "pretrained": "resnet18.tv_in1k"}
+    planned(tmp_path, **{**alone, "second__backbone": pretrained})
+
+
+def test_weights_of_a_method_that_has_others_are_refused(tmp_path: Path) -> None:
+    message = (
+        r"stages\.second .*init\.restore: 'all' .*'first' \(method 'supervised'\), and method "
+        r"'protonet' has others, e\.g\. 'classifier.*init: \{restore: backbone\}"
+    )
+    with pytest.raises(ConfigError, match=message):
+        planned(tmp_path, second__init__restore="all")
+    alike = {"first__method": STAGES["second"]["method"], "first__data__batch_size": 64}
+    planned(
+        tmp_path, **alike, first__episodes=STAGES["second"]["episodes"], second__init__restore="all"
+    )
