@@ -15,11 +15,21 @@ Planned = Mapping[str, PlannedStage]
 
 
 def check_sources(inputs: Planned) -> None:
-    """Refuse a model of feature vectors that would be asked about those of another network."""
+    """Refuse models whose images are not needed, or vectors: those of their own network."""
     tables = inputs_giving(inputs, "features")
     for model in inputs_giving(inputs, "model"):
-        for own in inputs_giving(model.inputs, "features"):
-            if tables and _maker(own) != _maker(tables[0]):
+        vectors = inputs_giving(model.inputs, "features")
+        if not vectors and not inputs_giving(inputs, "shards"):
+            raise StageError(
+                f"needs: {model.label!r} is trained on images; list the stage that gives the shards"
+            )
+        for own in vectors:
+            if not tables:
+                raise StageError(
+                    f"needs: {model.label!r} is trained on the vectors of {own.label!r}; list "
+                    f"{own.label} too"
+                )
+            if _maker(own) != _maker(tables[0]):
                 raise StageError(
                     f"needs: {model.label!r} is trained on the vectors of {own.label!r}, those of "
                     f"{tables[0].label!r} are made by another network or checkpoint; evaluate it "

@@ -198,9 +198,7 @@ class EvaluateStage(Stage[EvaluateConfig]):
             yield Vectors(label, tables.split(config.split), rows)
         for stage, model in zip(models, loaded, strict=True):
             source = tables if _on_vectors(model) else shards
-            if source is None:
-                what = "features" if _on_vectors(model) else "shards"
-                raise StageError(f"needs: {stage.label!r} was trained on {what}; list their stage")
+            assert source is not None  # `check_sources` refuses such needs
             yield Model(
                 stage.label,
                 model,

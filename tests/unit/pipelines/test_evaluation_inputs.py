@@ -81,3 +81,19 @@ def test_imported_vectors_are_those_that_were_trained_on(tmp_path: Path) -> None
     check(tmp_path / "run", ["multiview", "head2"], stages | head)
     with pytest.raises(FewShotError, match="'head2' is trained on the vectors of 'multiview'"):
         check(tmp_path / "run", ["center", "head2"], stages | head)
+
+
+@pytest.mark.parametrize(
+    ("needs", "message"),
+    [
+        (["shards", "net", "head"], "needs: 'head' is trained on the vectors of 'table'; list tab"),
+        (["table", "net"], "needs: 'net' is trained on images; list the stage that gives the sha"),
+        (["net"], "needs: list the stage that gives the shards, or the features"),
+    ],
+)
+def test_what_a_model_looks_at_must_be_needed(
+    tmp_path: Path, needs: list[str], message: str
+) -> None:
+    with pytest.raises(FewShotError, match=message):
+        check(tmp_path, needs, {})
+    check(tmp_path, ["shards", "table", "net", "head"], {})
