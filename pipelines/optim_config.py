@@ -43,6 +43,8 @@ OWN_SETTINGS = {
     "nesterov": ("sgd", "lars"),
 }
 """Settings that only some optimizers have."""
+MOST_PER_STEP = 0.01
+"""With `decay_times_lr: false`: largest share of a weight that a step may take away."""
 
 
 class OptimConfig(Section):
@@ -67,7 +69,7 @@ class OptimConfig(Section):
     """Decay at the end; null keeps `weight_decay`."""
     decay_times_lr: bool = True
     """Each step of AdamW multiplies weights by 1 - lr * decay; false: by 1 - decay, whatever the
-    rate (AWGIM)."""
+    rate (AWGIM), and both decays are then at most .01."""
     decay_all: bool = False
     """Decay biases and one-dimensional tensors as well (AWGIM)."""
     l2: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -117,7 +119,21 @@ class OptimConfig(Section):
             raise ValueError(
                 f"warmup_epochs {self.warmup_epochs:g} exceeds epochs {self.epochs}; lower it"
             )
-        if not self.decay_times_lr and self.weight_decay and self.warmup_epochs:
+        return self
+
+    @model_validator(mode="after")
+    def _decays_are_shares(self) -> Self:
+        if self.decay_times_lr:
+            return self
+        remedies = {"weight_decay": "1e-6", "final_weight_decay": "null"}
+        for name, remedy in remedies.items():
+            share = getattr(self, name)
+            if share is not None and share > MOST_PER_STEP:
+                raise ValueError(
+                    f"{name}: {share:g} is, with decay_times_lr: false, the share of every weight "
+                    f"lost per step; {MOST_PER_STEP:g} is the most; set {name}: {remedy}"
+                )
+        if self.weight_decay and self.warmup_epochs:
             raise ValueError(
                 "decay_times_lr: false needs a rate above 0 from the start; set warmup_epochs: 0"
             )

@@ -87,6 +87,25 @@ def test_a_staircase_falls_at_its_steps_and_an_unscaled_decay_follows_the_rate()
         assert group["lr"] * group["weight_decay"] == pytest.approx(1e-6)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"weight_decay": 1e-6}, r"final_weight_decay: 0\.4 is,.* lost per step.*_decay: null"),
+        (
+            {"final_weight_decay": None},
+            r"weight_decay: 0\.04 is,.* lost per step.*weight_decay: 1e-6",
+        ),
+    ],
+)
+def test_a_decay_whatever_the_rate_must_leave_the_weights(
+    settings: dict[str, object], message: str
+) -> None:
+    unscaled = {"decay_times_lr": False, "warmup_epochs": 0}
+    with pytest.raises(ConfigError, match=message):
+        build(OptimConfig, {**unscaled, **settings})
+    build(OptimConfig, {**unscaled, "weight_decay": 1e-6, "final_weight_decay": 0.01})
+
+
 def test_the_penalty_enters_before_the_gradients_are_normalised() -> None:
     net = Net()
     config = OptimConfig(l2=0.5, clip=ClipConfig(kind="normalise"))
