@@ -62,9 +62,12 @@ class EvaluateConfig(AskingConfig):
     kind: Literal["evaluate"] = "evaluate"
     split: str = "novel"
     """Split whose classes are recognised; nothing was trained or selected on it."""
-    ways: Annotated[int, Field(ge=2)] | list[Annotated[int, Field(ge=2)]] = 5
+    ways: (
+        Annotated[int, Field(ge=2)]
+        | Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)]
+    ) = 5
     """Classes per episode; a list evaluates each."""
-    shots: list[Annotated[int, Field(ge=1)]] = Field(default=[1, 5])
+    shots: list[Annotated[int, Field(ge=1)]] = Field(default=[1, 5], min_length=1)
     """Labelled images per class; each is evaluated."""
     queries: Annotated[int, Field(ge=1)] | Literal["all"] = 15
     """Images per class to recognise. `all`: all that remain, up to 600 (the paper's protocol)."""
@@ -72,7 +75,7 @@ class EvaluateConfig(AskingConfig):
     """Episodes; the paper has 10000."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     """Seed of the episodes; null: the recipe's."""
-    protocols: list[AnyProtocol] = Field(default=[PrototypeConfig()])
+    protocols: list[AnyProtocol] = Field(default=[PrototypeConfig()], min_length=1)
     """Who answers: `method` is the method's own classifier; others fit a head to each support set:
     `prototype` (nearest class mean by cosine), `nearest_mean`, `ridge`, `logistic`, `classifier`;
     a name, or a mapping with the head's settings."""
@@ -82,11 +85,11 @@ class EvaluateConfig(AskingConfig):
     """Models under protocols compete: who cannot be the best of a bank any more answers no further
     episodes. `{}`: with the default settings; null: all answer everything."""
 
-    @field_validator("shots", "protocols", "ways")
+    @field_validator("shots", "protocols", "ways", "baselines")
     @classmethod
     def _named_once(cls, value: Any) -> Any:
-        if isinstance(value, list) and (not value or any(value.count(v) > 1 for v in value)):
-            raise ValueError("needs at least one entry, each once")
+        if isinstance(value, list) and any(value.count(entry) > 1 for entry in value):
+            raise ValueError("name each entry once")
         return value
 
     @property
@@ -110,7 +113,7 @@ class EvaluateStage(Stage[EvaluateConfig]):
 
     def check(self, inputs: Mapping[str, PlannedStage]) -> None:
         """Find impossible settings; those about the data once the shards exist."""
-        models = [item.label for item in inputs_giving(inputs, "model")]
+        models = inputs_giving(inputs, "model")
         shards, features = inputs_giving(inputs, "shards"), inputs_giving(inputs, "features")
         if not models and not self.config.baselines and not features:
             raise StageError(
@@ -123,9 +126,12 @@ class EvaluateStage(Stage[EvaluateConfig]):
         if self.config.race is not None:
             contenders = len(models) + len(features) + len(self.config.baselines)
             check_competitors(contenders, len(self.config.protocols))
-        clash = set(models) & set(self.config.baselines)
-        if clash:
-            raise StageError(f"a train stage is called {clash.pop()!r} like a baseline; rename it")
+        for stage in [*models, *features]:
+            if stage.label in self.config.baselines:
+                raise StageError(
+                    f"needs: a {stage.config.kind} stage is called {stage.label!r} like a "
+                    "baseline; rename it"
+                )
         check_sources(inputs)
         for source in [*shards, *features]:
             if source.result is not None:

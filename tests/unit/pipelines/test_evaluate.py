@@ -192,9 +192,21 @@ def test_nothing_to_evaluate_is_refused() -> None:
         EvaluateStage(build(EvaluateConfig, {})).check({})
 
 
-@pytest.mark.parametrize("settings", [{"shots": []}, {"shots": [1, 1]}, {"protocols": ["knn"]}])
-def test_wrong_settings_are_refused(settings: dict[str, object]) -> None:
-    with pytest.raises(ConfigError):
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"shots": []}, "shots: .*at least 1 item"),
+        ({"ways": []}, "ways.*: .*at least 1 item"),
+        ({"protocols": []}, "protocols: .*at least 1 item"),
+        ({"shots": [1, 1]}, "shots: .*each entry once"),
+        ({"ways": [5, 5]}, "ways: .*each entry once"),
+        ({"protocols": ["ridge", "ridge"]}, "protocols: .*each entry once"),
+        ({"baselines": ["pixels", "pixels"]}, "baselines: .*each entry once"),
+        ({"protocols": ["knn"]}, "protocols.*: .*knn"),
+    ],
+)
+def test_wrong_settings_are_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         build(EvaluateConfig, settings)
 
 

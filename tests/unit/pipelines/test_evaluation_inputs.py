@@ -97,3 +97,10 @@ def test_what_a_model_looks_at_must_be_needed(
     with pytest.raises(FewShotError, match=message):
         check(tmp_path, needs, {})
     check(tmp_path, ["shards", "table", "net", "head"], {})
+
+
+@pytest.mark.parametrize("stage", [EXTRACT, NET])
+def test_no_competitor_is_called_like_a_baseline(tmp_path: Path, stage: dict[str, Any]) -> None:
+    with pytest.raises(FewShotError, match="stage is called 'pixels' like a baseline; rename it"):
+        check(tmp_path, ["shards", "pixels"], {"pixels": stage}, baselines=["pixels"])
+    check(tmp_path, ["pixels", "net"], {"pixels": SHARDS}, baselines=["pixels"])
