@@ -89,7 +89,7 @@ class OptimConfig(Section):
     """Limit of the gradients."""
     skip_nonfinite: bool = False
     """Leave out a step whose gradients are not finite, and count it (`skipped` in the metrics), up
-    to 10 in a row; false: stop at once."""
+    to 10 in a row; false: stop at once, but in fp16 leave it to the scaler of the gradients."""
 
     @model_validator(mode="after")
     def _settings_of_this_optimizer(self) -> Self:

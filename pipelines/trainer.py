@@ -186,7 +186,8 @@ class Trainer:
         steps = range(self.start, self.total_steps)
         pin = self.session.device.type == "cuda"
         loader = batches(self.data_set, steps, self.config.data, pin)
-        window = MetricWindow(SKIPS if self.config.optim.skip_nonfinite else 0)
+        skips = SKIPS if self.config.optim.skip_nonfinite else 0
+        window = MetricWindow(skips, scaled=self.scaler.is_enabled())
         summary: dict[str, float] = {}
         scores: dict[str, float] = {}
         for step in steps:

@@ -43,6 +43,8 @@ class ToyConfig(MethodConfig):
     """Dropout: something random in the network, as stochastic depth is."""
     break_at: int = -1
     """Step whose loss is not a number."""
+    spoil_from: int | None = None
+    """Step from which on the gradients are not finite, though the loss is."""
     die_at: int = -1
     """Step at which rank 0 kills itself, once: the file `die_mark` says that it did."""
     die_mark: str = ""
@@ -77,6 +79,8 @@ class Toy(Method[LabelledBatch]):
         loss = F.cross_entropy(self.head(features).float(), batch.labels)
         if self.step == self.config.break_at:
             loss = loss * float("nan")
+        if self.config.spoil_from is not None and self.step >= self.config.spoil_from:
+            loss = loss + (0 * self.head.bias).sum().sqrt()  # whose slope at 0 is infinite
         _die_once(self.config, self.step)
         return StepOutput(loss, {"seen": batch.labels.float().mean()})
 

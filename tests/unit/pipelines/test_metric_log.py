@@ -116,6 +116,17 @@ def test_a_window_leaves_skipped_steps_out_of_its_averages() -> None:
         window.close()
 
 
+def test_a_window_leaves_gradients_that_are_not_finite_to_the_scaler_of_fp16() -> None:
+    overflow = {"loss": torch.tensor(1.0), "gradient_norm": torch.tensor(float("inf"))}
+    scaled = MetricWindow(scaled=True)
+    scaled.add(0, overflow, waited=0, images=8)
+    assert scaled.close()["loss"] == 1.0
+    window = MetricWindow()
+    window.add(0, overflow, waited=0, images=8)
+    with pytest.raises(StageError, match=r"the gradients of step 0 are not finite \(loss 1\)"):
+        window.close()
+
+
 def test_the_progress_line_survives_a_file_that_a_restarted_run_wrote_anew(tmp_path: Path) -> None:
     out = Location.parse(tmp_path)
     lines = [

@@ -112,6 +112,23 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_is_never_saved(
     assert [info.step for info in find_checkpoints(spec.out).values()] == [4]
 
 
+def test_gradients_that_are_not_finite_end_the_run_though_the_loss_is(
+    shards: ShardSet, tmp_path: Path
+) -> None:
+    spec = toy_spec(quiet(method__spoil_from=5, log_every=50), shards, tmp_path)
+    with pytest.raises(StageError, match=r"the gradients of step 5 are not finite \(loss \d"):
+        train(spec)
+    assert [info.step for info in find_checkpoints(spec.out).values()] == [4]
+
+
+def test_steps_left_out_in_a_row_end_the_run_though_every_loss_is_finite(
+    shards: ShardSet, tmp_path: Path
+) -> None:
+    config = quiet(method__spoil_from=2, optim__skip_nonfinite=True)
+    with pytest.raises(StageError, match=r"the gradients of step 12 are not finite"):
+        train(toy_spec(config, shards, tmp_path))
+
+
 def test_validation_chooses_the_best_checkpoint_and_the_last_stays(
     shards: ShardSet, tmp_path: Path
 ) -> None:
