@@ -5,11 +5,12 @@ Only labels, keys and settings of the planned stages are read: what they make ne
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from fsl.errors import StageError
 from pipelines.asking import AskingConfig
 from pipelines.stage import PlannedStage, inputs_giving
+from pipelines.train_config import TrainConfig
 
 Planned = Mapping[str, PlannedStage]
 
@@ -35,6 +36,41 @@ def check_sources(inputs: Planned) -> None:
                     f"{tables[0].label!r} are made by another network or checkpoint; evaluate it "
                     f"in a stage of its own, with needs: [{own.label}, {model.label}]"
                 )
+
+
+def check_unseen(split: str, inputs: Planned) -> None:
+    """Refuse a split that a needed model, or one that it was made from, is trained on."""
+    asked = _images_of(inputs)
+    for trained in training_before(inputs):
+        if split in trained.config.splits and asked & _images_of(trained.inputs):
+            raise StageError(
+                f"split: {split!r}, but {trained.label!r} is trained on it; name a split of "
+                "classes that are new to all needed models and to what they start from"
+            )
+
+
+def training_before(inputs: Planned) -> Iterator[PlannedStage]:
+    """Yield the train stages behind some inputs, themselves included, each once."""
+    seen: set[str] = set()
+    waiting = list(inputs.values())
+    while waiting:
+        stage = waiting.pop(0)
+        if stage.key not in seen:
+            seen.add(stage.key)
+            waiting += stage.inputs.values()
+            if isinstance(stage.config, TrainConfig):
+                yield stage
+
+
+def _images_of(inputs: Planned) -> set[str]:
+    """Return the keys of the shard sets among the inputs or behind their feature tables.
+
+    A table of which that is not known stands for its own images.
+    """
+    keys = {shards.key for shards in inputs_giving(inputs, "shards")}
+    for table in inputs_giving(inputs, "features"):
+        keys |= _images_of(table.inputs) or {table.key}
+    return keys
 
 
 def _maker(table: PlannedStage) -> tuple[str, ...]:

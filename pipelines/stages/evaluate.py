@@ -36,7 +36,7 @@ from pipelines.accuracies import (
 from pipelines.asking import AskingConfig
 from pipelines.candidates import Candidate, Model, Pixels, Vectors
 from pipelines.competitors import Questions, competitors, on_named_rows
-from pipelines.evaluation_inputs import check_sources
+from pipelines.evaluation_inputs import check_sources, check_unseen
 from pipelines.features import Part
 from pipelines.model import LoadedModel, load_model
 from pipelines.protocols import AnyProtocol
@@ -61,7 +61,8 @@ class EvaluateConfig(AskingConfig):
 
     kind: Literal["evaluate"] = "evaluate"
     split: str = "novel"
-    """Split whose classes are recognised; nothing was trained or selected on it."""
+    """Split whose classes are recognised; refused if a needed model, or one that it starts from, is
+    trained on it. `val`, to choose between models; `novel`, to say how good the chosen one is."""
     ways: (
         Annotated[int, Field(ge=2)]
         | Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)]
@@ -133,6 +134,7 @@ class EvaluateStage(Stage[EvaluateConfig]):
                     "baseline; rename it"
                 )
         check_sources(inputs)
+        check_unseen(self.config.split, inputs)
         for source in [*shards, *features]:
             if source.result is not None:
                 check_data(self.config, open_data(source.result.path, source.gives == "features"))

@@ -28,6 +28,7 @@ NET = {
     "method": {"name": "protonet"},
     "episodes": EPISODES,
 }
+UNVALIDATED = {"every_epochs": 0}
 OTHER_NET = {**NET, "optim": {"lr": 1e-4}}
 HEAD = {"kind": "train", "needs": ["table"], "method": {"name": "awgim"}, "episodes": EPISODES}
 
@@ -104,3 +105,28 @@ def test_no_competitor_is_called_like_a_baseline(tmp_path: Path, stage: dict[str
     with pytest.raises(FewShotError, match="stage is called 'pixels' like a baseline; rename it"):
         check(tmp_path, ["shards", "pixels"], {"pixels": stage}, baselines=["pixels"])
     check(tmp_path, ["pixels", "net"], {"pixels": SHARDS}, baselines=["pixels"])
+
+
+def test_a_split_that_was_trained_on_is_refused(tmp_path: Path) -> None:
+    both = {**HEAD, "data": {"split": ["base", "val"]}, "validation": UNVALIDATED}
+    message = "split: 'val', but '{}' is trained on it; name a split of classes that are new to"
+    needs = ["table", "both"]
+    with pytest.raises(FewShotError, match=message.format("both")):
+        check(tmp_path, needs, {"both": both}, split="val")
+    check(tmp_path, needs, {"both": both}, split="novel")
+    check(tmp_path, ["table", "head"], {"both": both}, split="val")  # validated on it, to choose
+
+
+def test_so_is_one_that_the_model_before_was_trained_on(tmp_path: Path) -> None:
+    stages = {
+        "first": {**NET, "data": {"split": "val"}, "validation": UNVALIDATED},
+        "second": {**NET, "needs": ["shards", "first"], "validation": UNVALIDATED},
+    }
+    with pytest.raises(FewShotError, match="split: 'val', but 'first' is trained on it"):
+        check(tmp_path, ["shards", "second"], stages, split="val")
+    with pytest.raises(FewShotError, match="split: 'base', but 'net' is trained on it"):
+        check(tmp_path, ["table"], {}, split="base")
+
+
+def test_classes_of_other_images_are_new(tmp_path: Path) -> None:
+    check(tmp_path, ["other", "net"], {"other": OTHER_SHARDS}, split="base")
