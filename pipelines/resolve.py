@@ -12,6 +12,7 @@ from data_shards.features import FeatureSet
 from fsl.backbones.features import FeaturesConfig
 from fsl.errors import StageError
 from fsl.images import ImageSpec
+from fsl.methods.episodic import EpisodicConfig
 from pipelines.train_config import TrainConfig
 from pipelines.training_data import Data, training_pools
 
@@ -60,7 +61,22 @@ def _for_vectors(config: TrainConfig) -> dict[str, Any]:
             f"backbone: {config.backbone.name!r} wants images, and the stage trains on feature "
             "vectors; remove it"
         )
+    if isinstance(config.method, EpisodicConfig):
+        _changes_no_image(config.method)
     return {"images": ImageSpec(), "backbone": config.backbone or FeaturesConfig()}
+
+
+def _changes_no_image(method: EpisodicConfig) -> None:
+    """Refuse what an episodic method does to images; there are none in a feature table."""
+    if method.simclr_fraction:
+        raise StageError(
+            f"method.simclr_fraction: {method.simclr_fraction:g}, and the stage trains on feature "
+            "vectors, of which there are no other views; set it to 0"
+        )
+    if method.view is not None:
+        raise StageError(
+            "method.view: changes images, and the stage trains on feature vectors; remove it"
+        )
 
 
 def filled_in(config: TrainConfig, data: Data) -> TrainConfig:

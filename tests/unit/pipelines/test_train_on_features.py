@@ -94,6 +94,14 @@ def _session(out: Path) -> LocalSession:
         ({"images": {"size": 28}}, "images: the stage trains on feature vectors"),
         ({"backbone": {"name": "conv4"}}, "'conv4' wants images"),
         ({"backbone": {"name": "features", "size": 3}}, "have length 128; remove it"),
+        (
+            {"method": {"name": "protonet", "simclr_fraction": 0.25}},
+            r"method\.simclr_fraction: 0\.25, and the stage trains on feature vectors.*it to 0",
+        ),
+        (
+            {"method": {"name": "protonet", "view": {"flip": 0}}},
+            r"method\.view: changes images, and the stage trains on feature vectors; remove it",
+        ),
     ],
 )
 def test_settings_of_images_are_refused(
