@@ -1,4 +1,4 @@
-"""What an evaluation needs, looked at before anything runs.
+"""What an evaluation or a classification needs, looked at before anything runs.
 
 Only labels, keys and settings of the planned stages are read: what they make need not be there.
 """
@@ -40,9 +40,9 @@ def check_sources(inputs: Planned) -> None:
 
 def check_unseen(split: str, inputs: Planned) -> None:
     """Refuse a split that a needed model, or one that it was made from, is trained on."""
-    asked = _images_of(inputs)
+    asked = images_of(inputs)
     for trained in training_before(inputs):
-        if split in trained.config.splits and asked & _images_of(trained.inputs):
+        if split in trained.config.splits and asked & images_of(trained.inputs):
             raise StageError(
                 f"split: {split!r}, but {trained.label!r} is trained on it; name a split of "
                 "classes that are new to all needed models and to what they start from"
@@ -62,14 +62,14 @@ def training_before(inputs: Planned) -> Iterator[PlannedStage]:
                 yield stage
 
 
-def _images_of(inputs: Planned) -> set[str]:
+def images_of(inputs: Planned) -> set[str]:
     """Return the keys of the shard sets among the inputs or behind their feature tables.
 
     A table of which that is not known stands for its own images.
     """
     keys = {shards.key for shards in inputs_giving(inputs, "shards")}
     for table in inputs_giving(inputs, "features"):
-        keys |= _images_of(table.inputs) or {table.key}
+        keys |= images_of(table.inputs) or {table.key}
     return keys
 
 

@@ -21,9 +21,10 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from data_shards.labelled_rows import LabelledRows
 from data_shards.location import Location
 from data_shards.manifest import ShardSet, Split
-from data_shards.selection import rows_where
+from data_shards.selection import SubSplit, rows_where
 from data_shards.splits import HELD_OUT
 from fsl.errors import ConfigError, StageError
 from fsl.long_tail import grouped_accuracy, shot_groups
@@ -31,6 +32,7 @@ from fsl.method import METHODS
 from fsl.metrics import mean_ci95
 from fsl.statistics import paired_difference
 from pipelines.asking import AskingConfig, written_shards
+from pipelines.evaluation_inputs import images_of, training_before
 from pipelines.features import Part, asked
 from pipelines.model import LoadedModel, load_model
 from pipelines.stage import (
@@ -80,6 +82,21 @@ class ClassifyStage(Stage[ClassifyConfig]):
                 )
         for shard_set in written_shards(inputs):
             self._values(self._asked(shard_set))
+        self._check_new_images(inputs)
+
+    def _check_new_images(self, inputs: Mapping[str, PlannedStage]) -> None:
+        """Refuse images that a model, or one it starts from, is trained on, as far as is known."""
+        (shards,) = inputs_giving(inputs, "shards")
+        for stage in training_before(inputs):
+            if self.config.split not in stage.config.splits or images_of(stage.inputs) != {
+                shards.key
+            }:
+                continue
+            if not self.config.where:
+                raise StageError(trained_on(stage.label, f"images of split {self.config.split!r}"))
+            for shard_set in written_shards(inputs):
+                for pool in training_pools(stage.config, shard_set):
+                    refuse_trained(stage.label, self._asked(shard_set), pool)
 
     def _asked(self, shard_set: ShardSet) -> Split:
         """Return the images that are asked about."""
@@ -101,7 +118,7 @@ class ClassifyStage(Stage[ClassifyConfig]):
         results: list[dict[str, Any]] = []
         for stage in inputs_giving(inputs, "model"):
             model = load_model(stage.path, self.config.which)
-            counts = training_counts(model, shard_set, split)
+            counts = training_counts(stage.label, model, shard_set, split)
             answer = model.method.score_classes
             scores = asked(model, Part.whole(split), answer, **self.config.passes)
             predicted[stage.label] = scores.argmax(-1).numpy()
@@ -134,11 +151,14 @@ class ClassifyStage(Stage[ClassifyConfig]):
         return {value: column == value for value in sorted(set(column))}
 
 
-def training_counts(model: LoadedModel, shard_set: ShardSet, split: Split) -> NDArray[np.int64]:
+def training_counts(
+    label: str, model: LoadedModel, shard_set: ShardSet, split: Split
+) -> NDArray[np.int64]:
     """Return the images of each class that a model was trained on, (K,).
 
     Raises:
-        ConfigError: the split has other classes than the model learnt.
+        ConfigError: the split has other classes than the model learnt, or images that it was
+            trained on.
     """
     pool, *more = training_pools(model.config, shard_set)
     if more:
@@ -151,7 +171,30 @@ def training_counts(model: LoadedModel, shard_set: ShardSet, split: Split) -> ND
             f"split: {split.name!r} has other classes than {pool.name!r}, which was trained on; "
             f"classify asks for training classes: use {HELD_OUT!r}"
         )
+    refuse_trained(label, split, pool)
     return np.bincount(pool.labels, minlength=len(pool.class_names)).astype(np.int64)
+
+
+def refuse_trained(label: str, split: Split, pool: LabelledRows) -> None:
+    """Refuse images that are among those that the stage `label` is trained on."""
+    if split.name == pool.name:
+        both = np.intersect1d(rows_of(split), rows_of(pool))
+        if len(both):
+            what = f"{len(both)} of the {len(split)} images of split {split.name!r}"
+            raise ConfigError(trained_on(label, what))
+
+
+def trained_on(label: str, what: str) -> str:
+    """Return the message about images that are no test of a model."""
+    return (
+        f"split: asks {what} that {label!r} is trained on; use {HELD_OUT!r}, or choose other "
+        "images by where (training: data.select.where)"
+    )
+
+
+def rows_of(split: LabelledRows) -> NDArray[np.int64]:
+    """Return which rows of its whole split a split or a part of it has."""
+    return split.rows if isinstance(split, SubSplit) else np.arange(len(split), dtype=np.int64)
 
 
 def result_entry(

@@ -175,3 +175,38 @@ def test_fields_and_values_are_checked_as_soon_as_the_shards_are_there(tmp_path:
     run_pipeline(shards)
     with pytest.raises(FewShotError, match=r"where\.alphabet: .*'nowhere'"):
         plan(changed)
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_images_that_were_trained_on_are_refused(tmp_path: Path, written: bool) -> None:
+    """The stages train on `base` with images set aside; on disjoint parts of it all is well."""
+    if written:
+        run_pipeline(
+            build(PipelineConfig, {"run_dir": str(tmp_path), "stages": {"shards": SHARDS}})
+        )
+    message = r"split: asks .*images of split 'base' that 'plain' is trained on; use 'held_out'"
+    with pytest.raises(FewShotError, match=message):
+        plan(recipe(tmp_path, classify__split="base"))
+    trained = {"alphabet": ["base00"]}
+    part = {"where": trained, "set_aside": 0.25}
+    parts = {f"{name}__data__select": part for name in ("plain", "mixed")}
+    alike = recipe(tmp_path, classify__split="base", classify__where=trained, **parts)
+    if written:
+        with pytest.raises(FewShotError, match=r"split: asks 90 of the 120 images of split 'b"):
+            plan(alike)
+    other = {"alphabet": ["base01"]}
+    plan(recipe(tmp_path, classify__split="base", classify__where=other, **parts))
+
+
+def test_so_are_those_of_the_model_before(tmp_path: Path) -> None:
+    first = {**TRAIN, "data": {"batch_size": 16}, "validation": {"every_epochs": 0}}
+    apart = {"where": {"alphabet": ["base00"]}, "set_aside": 0.25}
+    second = {**TRAIN, "needs": ["shards", "first"], "data": {"select": apart}}
+    asked = {
+        "kind": "classify", "needs": ["shards", "second"], "split": "base",
+        "where": {"alphabet": ["base01"]},
+    }  # fmt: skip
+    stages = {"shards": SHARDS, "first": first, "second": second, "classify": asked}
+    run_pipeline(build(PipelineConfig, {"run_dir": str(tmp_path), "stages": {"shards": SHARDS}}))
+    with pytest.raises(FewShotError, match=r"120 of the 120 images .* that 'first' is trained on"):
+        plan(build(PipelineConfig, {"run_dir": str(tmp_path), "stages": stages}))
