@@ -4,11 +4,15 @@ Sums and gathered rows carry gradients: what the loss of any process asks of a v
 to the process that made it. The mean of the parameters' gradients over processes, which
 DistributedDataParallel takes, is then the gradient of the mean of the processes' losses.
 All processes must call these functions together.
+
+A process without images of its own in some batch computes something all the same, so that no other
+waits for it; what it does inside `standing_in` does not count.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +25,33 @@ class Gathered(NamedTuple):
     """The rows of all processes."""
 
     values: Tensor  # (N, ...), process after process
-    start: int  # where this process's rows begin
+    start: int  # where this process's rows begin; N if they are not among them
+
+
+class _Presence:
+    real = True
+
+
+_presence = _Presence()
+
+
+@contextmanager
+def standing_in() -> Iterator[None]:
+    """Let what this process computes inside count for nothing in other processes.
+
+    It receives sums and gathered rows, and adds none of its own. Its loss must weigh nothing, and
+    backward must run inside, too.
+    """
+    before, _presence.real = _presence.real, False
+    try:
+        yield
+    finally:
+        _presence.real = before
+
+
+def stands_in() -> bool:
+    """Return whether what this process computes counts for nothing."""
+    return not _presence.real
 
 
 def world_size() -> int:
@@ -41,7 +71,12 @@ def all_reduce_mean(values: Tensor) -> Tensor:
 
 
 def all_reduce_sum(values: Tensor) -> Tensor:
-    """Return the sum of `values` over processes, with gradient."""
+    """Return the sum of `values` over processes, with gradient.
+
+    It is 0 where all of them are `standing_in`.
+    """
+    if stands_in():
+        values = values * 0
     if world_size() == 1:
         return values
     total: Tensor = _Sum.apply(values)
@@ -59,16 +94,23 @@ def gather_rows(values: Tensor, counts: Sequence[int] | None = None) -> Gathered
         return Gathered(values, 0)
     if counts is None:
         counts = row_counts(values)
-    return Gathered(_Gather.apply(values, counts), sum(counts[: rank()]))
+    own = counts[rank()]
+    gathered = _Gather.apply(values[:own], counts)
+    return Gathered(gathered, sum(counts[: rank()]) if own else len(gathered))
 
 
 def row_counts(values: Tensor) -> list[int]:
-    """Return the number of rows of each process; waits for the device."""
+    """Return how many rows each process gives; waits for the device.
+
+    None where it is `standing_in`, unless all are: there is always a row to compare with.
+    """
     if world_size() == 1:
         return [len(values)]
-    own = torch.zeros(world_size(), dtype=torch.int64, device=values.device)
-    own[rank()] = len(values)
-    counts: list[int] = _summed(own).tolist()
+    own = torch.zeros(2, world_size(), dtype=torch.int64, device=values.device)
+    own[0, rank()] = 0 if stands_in() else len(values)
+    own[1, rank()] = len(values)
+    real, everything = _summed(own).tolist()
+    counts: list[int] = real if any(real) else everything
     return counts
 
 

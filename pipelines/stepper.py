@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from fsl.distributed import standing_in
 from fsl.method import Method
 from fsl.types import Progress
 from pipelines.loader import LocalBatch
@@ -40,10 +41,10 @@ class Stepper:
         self.model: nn.Module = method
         if session.world_size > 1:
             device = session.device
+            # Each step begins with rank 0's buffers (statistics, centres), as is the default.
             self.model = DistributedDataParallel(
                 method,
                 device_ids=[device] if device.type == "cuda" else None,
-                broadcast_buffers=True,  # each step begins with rank 0's statistics and centres
                 find_unused_parameters=not getattr(method, "uses_all_parameters", False),
             )
 
@@ -76,7 +77,11 @@ class Stepper:
         batch = local.batch.to(self.session.device)
         waits = isinstance(self.model, DistributedDataParallel) and not last
         torch.manual_seed(step_seed(self.config.seed or 0, step, self.session.rank, number))
-        with self.model.no_sync() if waits else nullcontext():  # type: ignore[operator]
+        with ExitStack() as contexts:
+            if waits:
+                contexts.enter_context(self.model.no_sync())  # type: ignore[operator]
+            if not local.weight:
+                contexts.enter_context(standing_in())
             with self.autocast():
                 loss, metrics = self.model(batch)
             self.scaler.scale(loss * local.weight).backward()

@@ -38,7 +38,7 @@ def contrastive_loss(features: Tensor, keys: Tensor, temperature: float) -> tupl
         others, start = gather_rows(unit)  # (N, P)
         scores = unit @ others.mT / temperature  # (n, N)
         columns = torch.arange(len(others), device=keys.device)
-        own = columns == columns[start : start + len(unit), None]  # (n, N)
+        own = columns == start + torch.arange(len(unit), device=keys.device)[:, None]  # (n, N)
         positives = (keys[:, None] == gather_rows(keys).values) & ~own  # (n, N)
         scores = scores.masked_fill(own, -torch.inf)
         log_shares = scores.log_softmax(-1).masked_fill(~positives, 0.0)

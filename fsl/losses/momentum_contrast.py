@@ -42,10 +42,10 @@ def momentum_contrast_loss(
     """
     with torch.autocast(queries.device.type, enabled=False):
         asking = _streams(queries, size)  # (2, S, B, P)
-        gathered, start = gather_rows(_streams(keys, size).movedim(2, 0))  # (N, 2, R, P)
-        found = gathered.flip(1).to(asking.dtype)  # the other view's
+        wanted = _streams(keys, size).flip(0).to(asking.dtype)  # (2, R, B, P), the other view's
+        found, start = gather_rows(wanted.movedim(2, 0))  # (N, 2, R, P)
         scores = torch.einsum("vsbp,nvrp->vsrbn", asking, found) / temperature
-        own = scores[..., start : start + size].diagonal(dim1=-2, dim2=-1)  # (2, S, R, B)
+        own = torch.einsum("vsbp,vrbp->vsrb", asking, wanted) / temperature
         losses = 2 * temperature * (scores.logsumexp(-1) - own)
         pairs = scores.shape[1] * scores.shape[2]
         loss = losses.mean(-1).sum() / (pairs if average else 1)

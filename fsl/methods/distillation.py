@@ -20,7 +20,7 @@ from fsl.augment import MultiCropBatcher
 from fsl.backbones import TokenBackbone, Tokens
 from fsl.batchers import Batcher
 from fsl.collapse import collapse_signals, diagnose, update_center
-from fsl.distributed import all_reduce_mean
+from fsl.distributed import all_reduce_mean, stands_in
 from fsl.errors import ConfigError
 from fsl.heads import ProjectionHead
 from fsl.images import ImageSpec
@@ -263,6 +263,7 @@ class Distillation(Method[MultiViewBatch]):
 
     def _note_center(self, mean: Tensor, images: int) -> None:
         """Remember raw teacher logits until `after_step`: a step may have several batches."""
+        images = 0 if stands_in() else images
         before = 0.0 if self._center_sum is None else self._center_sum
         self._center_sum = before + mean * images
         self._seen += images

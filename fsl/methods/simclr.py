@@ -131,7 +131,7 @@ class GlobalBatchNorm(nn.Module):
         with torch.autocast(rows.device.type, enabled=False):
             rows = rows.to(self.gain.dtype)
             sums = all_reduce_sum(F.pad(rows.sum(0), (0, 1), value=float(len(rows))))  # (D + 1,)
-            count = sums[-1].detach()
+            count = sums[-1].detach().clamp_min(1)  # 0 where all processes only stand in
             centred = rows - sums[:-1] / count
             variance = all_reduce_sum(centred.square().sum(0)) / count  # (D,)
             return centred * (variance + EPSILON).rsqrt() * self.gain + self.bias
