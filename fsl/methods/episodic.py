@@ -19,9 +19,9 @@ from fsl.batchers import EpisodeBatcher
 from fsl.images import ImageSpec
 from fsl.method import Method, MethodConfig
 from fsl.metrics import accuracy
-from fsl.modules.episodic_norm import episodic
+from fsl.modules import episodic_norm
 from fsl.search_space import Choice
-from fsl.types import Episode, StepOutput
+from fsl.types import Episode, Progress, StepOutput
 
 
 class EpisodicConfig(MethodConfig):
@@ -49,6 +49,11 @@ class EpisodicMethod(Method[Episode]):
         del grid_of
         return EpisodicBatcher(images, config.view, config.simclr_fraction, config.simclr)
 
+    def begin_step(self, progress: Progress) -> None:
+        """Set all schedules; running averages of episodic batch norm then move once."""
+        super().begin_step(progress)
+        episodic_norm.begin_step(self.backbone)
+
     def loss(self, batch: Episode) -> StepOutput:
         """Return the mean cross-entropy of the queries against their own task's classes."""
         support, query = self.encode_episode(batch)
@@ -62,7 +67,7 @@ class EpisodicMethod(Method[Episode]):
         images = torch.cat(
             [episode.support_images.flatten(0, 1), episode.query_images.flatten(0, 1)]
         )  # (T*S + T*Q, C, H, W)
-        with episodic(self.backbone, tasks, shown):
+        with episodic_norm.episodic(self.backbone, tasks, shown):
             encoded = self.encode(images)
         support, query = torch.split(encoded, [tasks * shown, len(images) - tasks * shown])
         shape = encoded.shape[1:]

@@ -3,7 +3,8 @@
 The support images of a task are normalised by their own moments, its queries by the same moments,
 layer by layer: a query's features depend on no other query, and the gradient of a query's loss
 also flows through the moments into the support. Running averages are made of support moments
-only; evaluation mode uses them for all images.
+only, and move once per step towards the mean over the step's tasks, however these are shared out
+to processes and batches (`begin_step`); evaluation mode uses them for all images.
 
 A layer cannot see which rows are support; `episodic` tells all layers under a module:
 
@@ -37,11 +38,20 @@ class EpisodeRows(NamedTuple):
     across_ranks: bool
 
 
+class Averages(NamedTuple):
+    """What running averages are made of in a step of several batches."""
+
+    mean: Tensor  # (C,) before the step
+    variance: Tensor  # (C,)
+    sums: Tensor  # (2 C + 1,) means, variances and number of the tasks so far
+
+
 class EpisodicBatchNorm2d(nn.BatchNorm2d):
     """Batch norm by the support's moments inside of `episodic`, over the whole batch outside.
 
     The running variance is the average of *biased* variances, as in the original. In other
-    respects, outside of `episodic`, it is `nn.BatchNorm2d`.
+    respects, outside of `episodic`, it is `nn.BatchNorm2d`. A layer that was never told
+    `begin_step` takes every batch for a step.
     """
 
     running_mean: Tensor
@@ -49,9 +59,14 @@ class EpisodicBatchNorm2d(nn.BatchNorm2d):
     num_batches_tracked: Tensor
     momentum: float
     rows: EpisodeRows | None = None
+    step: Averages | None = None
 
     def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
         super().__init__(channels, eps, momentum)
+
+    def begin_step(self) -> None:
+        """Let the batches until the next call move the running averages together, once."""
+        self.step = self._averages()
 
     def forward(self, input: Tensor) -> Tensor:
         """Return normalised maps, (n, C, H, W) -> (n, C, H, W)."""
@@ -72,8 +87,7 @@ class EpisodicBatchNorm2d(nn.BatchNorm2d):
         queries = rows_of_queries(len(x), rows)
         values = x.float()
         mean, variance = support_moments(values[: rows.tasks * rows.support], rows)  # (T, C)
-        with torch.no_grad():
-            self._average(*mean_over_tasks(mean, variance))
+        self._average_tasks(mean.detach(), variance.detach())
         scale = self.weight * torch.rsqrt(variance + self.eps)  # (T, C)
         shift = self.bias - mean * scale
 
@@ -82,6 +96,23 @@ class EpisodicBatchNorm2d(nn.BatchNorm2d):
             return torch.cat([*parts])[..., None, None]
 
         return torch.addcmul(per_row(shift), values, per_row(scale)).to(x.dtype)
+
+    def _average_tasks(self, mean: Tensor, variance: Tensor) -> None:
+        """Move the running averages by moments (T, C); all tasks of a step weigh the same."""
+        before = self.step or self._averages()
+        own = F.pad(torch.cat([mean, variance], 1).sum(0), (0, 1), value=len(mean))  # (2 C + 1,)
+        sums = before.sums + all_reduce_sum(own)
+        means = (sums[:-1] / sums[-1].clamp_min(1)).view(2, -1)  # (2, C)
+        weight = self.momentum * (sums[-1] > 0)  # no task yet where all processes only stand in
+        self.running_mean.copy_(before.mean.lerp(means[0], weight))
+        self.running_var.copy_(before.variance.lerp(means[1], weight))
+        self.num_batches_tracked += 1
+        if self.step is not None:
+            self.step = before._replace(sums=sums)
+
+    def _averages(self) -> Averages:
+        mean, variance = self.running_mean.clone(), self.running_var.clone()
+        return Averages(mean, variance, mean.new_zeros(2 * len(mean) + 1))
 
     def _average(self, mean: Tensor, variance: Tensor) -> None:
         self.running_mean.lerp_(mean, self.momentum)
@@ -105,8 +136,8 @@ def episodic(
         support: S, support images of each task in this process.
         across_ranks: the support images of every task are spread over the processes, which then
             share their moments, with gradients. By default a task is whole in one process and
-            its moments are its own, so that the number of processes changes no result. Either
-            way all processes run as many batches, since running averages are over all tasks.
+            its moments are its own. Either way all processes run as many batches, since running
+            averages are over all tasks; one without a task runs `fsl.distributed.standing_in`.
     """
     layers = [layer for layer in module.modules() if isinstance(layer, EpisodicBatchNorm2d)]
     before = [layer.rows for layer in layers]
@@ -117,6 +148,13 @@ def episodic(
     finally:
         for layer, rows in zip(layers, before, strict=True):
             layer.rows = rows
+
+
+def begin_step(module: nn.Module) -> None:
+    """Tell all `EpisodicBatchNorm2d` under `module` that a step begins."""
+    for layer in module.modules():
+        if isinstance(layer, EpisodicBatchNorm2d):
+            layer.begin_step()
 
 
 def support_moments(support: Tensor, rows: EpisodeRows) -> tuple[Tensor, Tensor]:
@@ -134,15 +172,6 @@ def support_moments(support: Tensor, rows: EpisodeRows) -> tuple[Tensor, Tensor]
     if rows.across_ranks:
         squares = all_reduce_sum(squares)
     return mean, squares / total
-
-
-def mean_over_tasks(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the means (C,) of both (T, C) over the tasks of all processes."""
-    tasks, channels = mean.shape
-    sums = F.pad(torch.cat([mean, variance], 1).sum(0), (0, 1), value=tasks)  # (2 C + 1,)
-    sums = all_reduce_sum(sums)
-    averages = sums[:-1] / sums[-1]
-    return averages[:channels], averages[channels:]
 
 
 def rows_of_queries(rows: int, layout: EpisodeRows) -> int:
