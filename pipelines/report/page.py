@@ -86,16 +86,29 @@ def evaluation(summary: Mapping[str, Any]) -> dict[str, Any]:
         )
     whole = [entry for entry in results if entry["tasks"] == summary["tasks"]]
     best = max(whole, key=lambda entry: entry["mean"])  # a race drops others half-way
-    per_class = [100 * value if value is not None else 0.0 for value in best["per_class"]]
+    per_class = {
+        name: 100 * value
+        for name, value in zip(summary["classes"], best["per_class"], strict=True)
+        if value is not None
+    }
     return {
         "protocol": protocol_words(summary),
         "blocks": blocks,
-        "class_chart": Markup(class_chart(summary["classes"], per_class)),
+        "class_chart": Markup(class_chart(list(per_class), list(per_class.values()))),
         "class_chart_of": f"{best['model']}, {_setting(best)}",
         "split": summary["split"],
-        "class_count": len(summary["classes"]),
+        "class_count": len(_asked(results)),
+        "unasked": unasked_words(len(summary["classes"]) - len(per_class)),
         "races": [race["words"] for race in summary.get("races", [])],
     }
+
+
+def unasked_words(classes: int) -> str:
+    """Say why so many classes are not in the chart."""
+    if not classes:
+        return ""
+    others = "1 class of the split is" if classes == 1 else f"{classes} classes of the split are"
+    return f"{others} not shown: too few images for these episodes, or never drawn"
 
 
 def protocol_words(summary: Mapping[str, Any]) -> str:
@@ -178,6 +191,12 @@ def duration(seconds: float) -> str:
 
 def _setting(entry: Mapping[str, Any]) -> Setting:
     return Setting(entry["protocol"], entry["ways"], entry["shots"])
+
+
+def _asked(results: Sequence[Mapping[str, Any]]) -> set[int]:
+    """Return the classes that any episode asked for."""
+    numbered = (enumerate(entry["per_class"]) for entry in results)
+    return {number for values in numbered for number, value in values if value is not None}
 
 
 def _percent(value: float | None) -> float | None:

@@ -204,14 +204,15 @@ def result_entry(
     counts: NDArray[np.int64],
     values: Mapping[str, NDArray[np.bool_]],
 ) -> dict[str, Any]:
-    """Return one entry of the summary's `results`; accuracies of groups are means over classes."""
+    """Return one entry of the summary's `results`.
+
+    Accuracies of groups are means over classes; a group of which no image is asked has none.
+    """
     correct = predicted == split.labels
     overall = mean_ci95(torch.from_numpy(correct).double())
     parts = grouped_accuracy(predicted, split.labels, counts)
-    sizes = {
-        name: int(group.sum()) for name, group in zip(GROUPS, shot_groups(counts), strict=True)
-    }
-    shown = {name: getattr(parts, name) for name in GROUPS if sizes[name]}
+    groups = dict(zip(GROUPS, shot_groups(counts), strict=True))
+    shown = {name: getattr(parts, name) for name in GROUPS if groups[name][split.labels].any()}
     by_value = {value: float(correct[chosen].mean()) for value, chosen in values.items()}
     told = [f"{name} {100 * value:.1f}" for name, value in {**shown, **by_value}.items()]
     accuracy = f"{100 * overall.mean:.2f} ± {100 * overall.half_width:.2f} %"
@@ -221,7 +222,7 @@ def result_entry(
         "half_width": overall.half_width,
         "images": len(split),
         "groups": shown,
-        "group_classes": sizes,
+        "group_classes": {name: int(group.sum()) for name, group in groups.items()},
         "values": by_value,
         "training_images": counts.tolist(),
         "text": f"{label}: {accuracy} of {len(split)} images" + "".join(f", {t}" for t in told),

@@ -10,12 +10,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from data_shards.manifest import ShardSet
+from data_shards.selection import rows_where
 from fsl.config import build
 from fsl.errors import ConfigError, FewShotError
 from pipelines.metric_log import read_metrics
 from pipelines.model import load_model
 from pipelines.runner import PipelineConfig, plan, run_pipeline
 from pipelines.stage import StageResult
+from pipelines.stages.classify import result_entry
 from pipelines.train_config import TrainConfig
 
 SHARDS = {
@@ -87,6 +90,20 @@ def test_answers_and_summary_agree(finished: dict[str, StageResult]) -> None:
     assert (difference["a"], difference["b"]) == ("plain", "mixed")
     assert finished["classify"].metrics["mixed_minus_plain"] == pytest.approx(difference["mean"])
     assert "images)" in difference["words"]
+
+
+def test_a_group_that_no_image_is_asked_of_has_no_accuracy(
+    finished: dict[str, StageResult],
+) -> None:
+    """The base class with 30 images is in the first alphabet, so the second has few ones only."""
+    split = rows_where(
+        ShardSet.open(finished["shards"].path).split("held_out"), {"alphabet": ["base01"]}
+    )
+    counts = np.array([30, 18, 11, 7, 4, 3])
+    entry = result_entry("plain", np.zeros(len(split), np.int64), split, counts, {})
+    assert entry["groups"].keys() == {"few"}
+    assert "medium" not in entry["text"]
+    assert entry["group_classes"] == {"many": 0, "medium": 1, "few": 5}
 
 
 def test_class_counts_come_from_the_part_that_is_trained_on(
