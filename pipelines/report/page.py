@@ -28,6 +28,13 @@ PROTOCOLS = {
     "logistic": "logistic regression",
 }
 
+ACROSS_CLASSES = {
+    "±": "±: jackknife over classes",
+    "≤": "≤: a bound from the classes' own accuracies, where every episode has all classes",
+    "—": "—: cannot be told, some class is in every episode",
+}
+"""What the signs before an interval over classes mean."""
+
 
 @dataclass
 class Page:
@@ -99,8 +106,18 @@ def evaluation(summary: Mapping[str, Any]) -> dict[str, Any]:
         "split": summary["split"],
         "class_count": len(_asked(results)),
         "unasked": unasked_words(len(summary["classes"]) - len(per_class)),
+        "across": across_words(results),
         "races": [race["words"] for race in summary.get("races", [])],
     }
+
+
+def across_words(results: Sequence[Mapping[str, Any]]) -> str:
+    """Say how the intervals over classes that are shown were made."""
+    ways = {
+        "—" if entry["class_half_width"] is None else "≤" if entry["class_at_most"] else "±"
+        for entry in results
+    }
+    return "; ".join(words for sign, words in ACROSS_CLASSES.items() if sign in ways)
 
 
 def unasked_words(classes: int) -> str:

@@ -39,3 +39,17 @@ def test_classes_that_were_never_asked_are_left_out(
 def test_a_class_that_some_episodes_asked_for_counts(summary: dict[str, Any]) -> None:
     summary["results"][0]["per_class"][0] = None
     assert evaluation(summary)["class_count"] == CLASSES
+
+
+def test_each_kind_of_interval_over_classes_is_explained(summary: dict[str, Any]) -> None:
+    jackknife = "±: jackknife over classes"
+    assert evaluation(summary)["across"] == jackknife
+    for entry in summary["results"]:
+        entry["class_at_most"] = True
+    page = Page("A page", [summary], {}).render()
+    assert "≤: a bound from the classes&#39; own accuracies, where every episode has all" in page
+    assert "jackknife" not in page
+    summary["results"][0].update(class_at_most=False, class_half_width=None)
+    summary["results"][1].update(class_at_most=False)
+    words = evaluation(summary)["across"].split("; ")
+    assert [part[0] for part in words] == ["±", "≤", "—"]
