@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 
 from torch import Tensor
 
@@ -10,7 +11,8 @@ from fsl.backbones.features import FeaturesConfig
 from fsl.errors import ConfigError, FewShotError, StageError
 from fsl.method import METHODS
 from pipelines.addition_weights import with_own_additions
-from pipelines.hollow import hollow_method
+from pipelines.batch_plan import BatchPlan
+from pipelines.hollow import SOME_CLASSES, hollow_method
 from pipelines.train_config import TrainConfig, ValidationConfig
 from pipelines.training_data import Data, build_plan, set_aside_images, training_pools
 
@@ -22,6 +24,8 @@ def check_settings(config: TrainConfig) -> None:
             f"data.batch_size: {config.data.batch_size} images cannot be shared by "
             f"{config.cluster.most} workers; raise it, or lower cluster.workers"
         )
+    if config.episodes is not None:  # as when the data are there, which it does not depend on
+        BatchPlan.of_tasks(config.episodes, config.data.micro_batch, config.cluster.most, True)
     if config.precision == "fp16" and config.cluster.gpu is False:
         raise StageError("precision: fp16 needs a GPU; use bf16 or fp32, or set cluster.gpu: auto")
 
@@ -45,6 +49,18 @@ def check_unseen(
                 "(data.split), so its accuracy says nothing about new classes; use a split that "
                 "no stage trains on, or set validation.every_epochs: 0"
             )
+
+
+def check_method(config: TrainConfig) -> None:
+    """Refuse a method that cannot be made on its network, unless only the data tell.
+
+    Args:
+        config: resolved.
+    """
+    if config.method.knowing(SOME_CLASSES) != config.method:
+        return
+    with suppress(ValueError, RuntimeError, TypeError):  # of one that cannot be made hollow
+        hollow_method(config)
 
 
 def check_start(config: TrainConfig, earlier: tuple[str, TrainConfig] | None) -> None:

@@ -78,9 +78,11 @@ class TokenBackbone(Backbone):
 
     Attributes:
         has_attention: whether `tokens` can return the class token's attention.
+        has_patches: whether `tokens` works with the backbone's settings.
     """
 
     has_attention: ClassVar[bool] = True
+    has_patches: bool = True
 
     @abstractmethod
     def tokens(

@@ -56,6 +56,7 @@ class Conv4(TokenBackbone):
         super().__init__(config, images)
         self.pool, self.mask_stage = config.pool, config.mask_stage
         self.halvings = config.halvings
+        self.has_patches = config.pool == "mean"
         self.widths = config.widths or (config.width,) * STAGES
         widths = [images.channels, *self.widths]
         self.stages = nn.Sequential(

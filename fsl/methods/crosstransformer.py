@@ -46,10 +46,11 @@ class CrossTransformer(EpisodicMethod):
 
     def __init__(self, config: CrossTransformerConfig, backbone: nn.Module) -> None:
         super().__init__(config, backbone)
-        if not isinstance(backbone, TokenBackbone):
+        if not isinstance(backbone, TokenBackbone) or not backbone.has_patches:
             raise ConfigError(
                 f"crosstransformer compares the patches of images, {type(backbone).__name__} has "
-                "none; use a backbone with patch tokens, such as resnet34_ctx, conv4 or vit"
+                "none; use a backbone with patch tokens, such as resnet34_ctx, vit, or conv4 with "
+                "pool: mean"
             )
         self.head = CrossTransformerHead(
             backbone.features, config.key_dim, config.value_dim, config.init_std

@@ -39,7 +39,13 @@ from pipelines.stage import (
     StageResult,
     inputs_giving,
 )
-from pipelines.train_checks import check_data, check_settings, check_start, check_unseen
+from pipelines.train_checks import (
+    check_data,
+    check_method,
+    check_settings,
+    check_start,
+    check_unseen,
+)
 from pipelines.train_config import TrainConfig
 from pipelines.trainer import TrainSpec
 from pipelines.training_data import Data, build_plan, open_data
@@ -66,6 +72,7 @@ class TrainStage(Stage[TrainConfig]):
         earlier = _planned_model(inputs)
         config = resolved(self.config, earlier and earlier[1], features=source.gives == "features")
         check_settings(config)
+        check_method(config)
         check_unseen(config.validation, _trainings(inputs) | {self.label: config})
         if earlier is not None or not inputs_giving(inputs, "model"):
             check_start(config, earlier)

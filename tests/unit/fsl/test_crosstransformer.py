@@ -68,6 +68,8 @@ class WithoutPatches(Backbone):
 def test_a_backbone_without_patches_is_refused() -> None:
     with pytest.raises(ConfigError, match="WithoutPatches has none; use a backbone with patch"):
         CrossTransformer(SMALL, WithoutPatches())
+    with pytest.raises(ConfigError, match=r"Conv4 has none; use .* conv4 with pool: mean"):
+        CrossTransformer(SMALL, token_backbone(Conv4Config(width=8)))
 
 
 def test_each_image_is_encoded_by_itself_to_keys_and_values_of_its_grid() -> None:

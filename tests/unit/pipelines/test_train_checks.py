@@ -58,6 +58,21 @@ def test_other_images_of_the_trained_classes_are_no_validation_in_tasks(tmp_path
     check_data(toy_config(validation__split="held_out", validation__every_epochs=0), shards)
 
 
+def test_more_workers_than_tasks_of_a_step_are_refused(tmp_path: Path) -> None:
+    workers = {"second__cluster": {"workers": [1, 2]}}
+    with pytest.raises(ConfigError, match=r"second .*per_step: 1 tasks cannot be shared by 2 work"):
+        planned(tmp_path, **workers)
+    planned(tmp_path, **workers, second__episodes__per_step=2)
+
+
+def test_a_method_that_cannot_be_made_on_its_network_is_refused(tmp_path: Path) -> None:
+    method = {"second__method": {"name": "crosstransformer", "key_dim": 4, "value_dim": 4}}
+    backbone = {"name": "conv4", "width": 4, "halvings": 3}
+    planned(tmp_path, **method, first__backbone__pool="mean")
+    with pytest.raises(ConfigError, match=r"stages\.second .*patches of images, Conv4 has none"):
+        planned(tmp_path, **method, first__backbone=backbone)
+
+
 AWGIM = {"second__method": {"name": "awgim", "width": 8, "heads": 2}}
 
 
