@@ -257,14 +257,7 @@ class _ClassTable:
 
 def check_episodes(features: Tensor, labels: Tensor, support: Tensor, query: Tensor | None) -> None:
     """Refuse features that are not finite and episodes that do not fit them."""
-    # the sum is finite only if all are, and six times as fast; large features may overflow it
-    finite = bool(features.sum().isfinite()) or bool(features.isfinite().all())
-    if not finite:
-        bad = int((~features.isfinite().all(-1)).sum())
-        raise ConfigError(
-            f"{bad} of {len(features)} feature rows are not finite: the model has diverged; "
-            "evaluate an earlier checkpoint or lower the learning rate"
-        )
+    check_finite(features, "feature rows")
     if len(labels) != len(features):
         raise ConfigError(f"{len(features)} feature rows but {len(labels)} labels")
     rows = support if query is None else torch.cat([support, query.long()], -1)
@@ -277,4 +270,15 @@ def check_episodes(features: Tensor, labels: Tensor, support: Tensor, query: Ten
         raise ConfigError(
             "the images of a way belong to several classes: the episodes were drawn from another "
             "data set; delete the episode bank"
+        )
+
+
+def check_finite(rows: Tensor, what: str) -> None:
+    """Refuse rows (N, *F) that hold something not finite: answers by them would be chance."""
+    # the sum is finite only if all are, and six times as fast; large numbers may overflow it
+    if not bool(rows.sum().isfinite()) and not bool(rows.isfinite().all()):
+        bad = int((~rows.flatten(1).isfinite().all(-1)).sum())
+        raise ConfigError(
+            f"{bad} of {len(rows)} {what} are not finite: the model has diverged; "
+            "evaluate an earlier checkpoint or lower the learning rate"
         )

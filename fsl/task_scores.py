@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fsl.evaluation import EpisodeScores
+from fsl.evaluation import EpisodeScores, check_finite
 from fsl.method import Method
 
 BLOCK_FLOATS = 16_000_000
@@ -40,7 +40,11 @@ def method_scores(
         query: (E, W, q) rows of the queries, or None for the other images of each class, at most
             `max_queries` of them.
         max_queries: limit per class when `query` is None.
+
+    Raises:
+        ConfigError: something encoded or answered is not finite.
     """
+    check_finite(encoded, "encoded rows")
     width = math.prod(encoded.shape[1:])
     largest = int(labels.bincount().max()) if query is None else query.shape[2]
     images = support.shape[1] * (support.shape[2] + min(largest, max_queries))
@@ -66,6 +70,7 @@ def _hits(method: Method[Any], encoded: Tensor, support: Tensor, query: Tensor) 
     logits = method.logits(
         encoded[support.flatten(1)], labels, encoded[query.flatten(1)], support.shape[1]
     )  # (E, W*q, W)
+    check_finite(logits.flatten(0, 1), "rows of query logits")
     return logits.argmax(-1).view_as(query) == ways[:, None]
 
 

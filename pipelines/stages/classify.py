@@ -27,6 +27,7 @@ from data_shards.manifest import ShardSet, Split
 from data_shards.selection import SubSplit, rows_where
 from data_shards.splits import HELD_OUT
 from fsl.errors import ConfigError, StageError
+from fsl.evaluation import check_finite
 from fsl.long_tail import grouped_accuracy, shot_groups
 from fsl.method import METHODS
 from fsl.metrics import mean_ci95
@@ -121,6 +122,7 @@ class ClassifyStage(Stage[ClassifyConfig]):
             counts = training_counts(stage.label, model, shard_set, split)
             answer = model.method.score_classes
             scores = asked(model, Part.whole(split), answer, **self.config.passes)
+            check_finite(scores, f"score rows of {stage.label!r}")
             predicted[stage.label] = scores.argmax(-1).numpy()
             entry = result_entry(stage.label, predicted[stage.label], split, counts, groups)
             tqdm.write(entry["text"])

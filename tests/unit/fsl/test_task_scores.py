@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from fsl.errors import ConfigError
+from fsl.methods.awgim import AWGIM, AWGIMConfig
 from fsl.methods.protonet import ProtoNet, ProtoNetConfig
 from fsl.task_scores import method_scores, remaining_queries
 from fsl.testing import tiny_backbone
@@ -53,6 +55,34 @@ def test_named_queries_are_asked_and_no_others() -> None:
     assert scores.accuracies.tolist() == [1.0] * 5
     wrong = method_scores(method, features, LABELS, support, support.flip(1))
     assert wrong.accuracies.tolist() == [0.0] * 5
+
+
+def test_encoded_rows_that_are_not_finite_are_refused() -> None:
+    method = ProtoNet(ProtoNetConfig(), tiny_backbone()).eval()
+    features = torch.eye(4)[LABELS]
+    features[3, 1], features[5, 0] = torch.nan, torch.inf
+    support = drawn(5, ways=2, shots=1)
+    with pytest.raises(ConfigError, match="2 of 18 encoded rows are not finite: the model has div"):
+        method_scores(method, features, LABELS, support, support)
+
+
+def test_logits_that_are_not_finite_are_refused() -> None:
+    method = AWGIM(AWGIMConfig(width=8, heads=2), tiny_backbone()).eval()
+    for weight in method.generator.parameters():
+        weight.data.fill_(torch.nan)
+    features = torch.randn(len(LABELS), method.backbone.features)  # type: ignore[call-overload]
+    support = drawn(5, ways=2, shots=1)
+    with pytest.raises(ConfigError, match="10 of 10 rows of query logits are not finite"):
+        method_scores(method, features, LABELS, support, support)
+
+
+def test_large_numbers_that_are_finite_are_answered() -> None:
+    method = ProtoNet(ProtoNetConfig(metric="cosine"), tiny_backbone()).eval()
+    features = 1e18 * (torch.eye(4)[LABELS] + 0.01)
+    features = torch.cat([features, torch.full((18, 1), 3e38)], 1)  # their sum overflows
+    support = drawn(5, ways=2, shots=1)
+    assert not bool(features.sum().isfinite())
+    assert method_scores(method, features, LABELS, support, support).queries.sum() == 10
 
 
 def test_remaining_queries_leave_the_support_out() -> None:
