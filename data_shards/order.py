@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from data_shards.permutation import I64, U64, hash_key, hash_with, permute
 from fsl.errors import ConfigError
 
-SHARDS, SAMPLES, GROUPS, SEEDS = range(1, 5)  # keep the permutations of one seed apart
+SHARDS, SAMPLES, GROUPS, SEEDS, CLASSES = range(1, 6)  # keep the permutations of one seed apart
 
 
 class Order(Protocol):
@@ -149,6 +149,11 @@ def sample_seeds(seed: int, epoch: int, positions: NDArray[np.integer]) -> U64:
     """Return a seed below 2**63 for the augmentation and mask at each position, (n,) uint64."""
     hashed = hash_with(hash_key(seed, epoch, SEEDS), np.asarray(positions))
     return hashed >> np.uint64(1)
+
+
+def class_seed(seed: int, epoch: int) -> int:
+    """Return a seed below 2**63 for what is drawn once per class and epoch."""
+    return hash_key(seed, epoch, CLASSES) >> 1
 
 
 def rank_slice(step: int, batch_size: int, rank: int, world_size: int) -> I64:

@@ -22,7 +22,12 @@ class Batcher(Protocol):
     """Makes one batch of one rank."""
 
     def __call__(
-        self, images: Sequence[Tensor], labels: Sequence[int], seeds: Sequence[int], epoch: int
+        self,
+        images: Sequence[Tensor],
+        labels: Sequence[int],
+        seeds: Sequence[int],
+        epoch: int,
+        class_seed: int = 0,
     ) -> Any:
         """Return a batch (Episode, LabelledBatch or MultiViewBatch).
 
@@ -31,6 +36,8 @@ class Batcher(Protocol):
             labels: class number of each image.
             seeds: a 63-bit seed of each image; equal seeds give equal views and masks.
             epoch: epoch from 0, for what starts late (masks).
+            class_seed: a 63-bit seed that is one for all images of an epoch, for what is drawn per
+                class (quarter turns); a function of (run seed, epoch).
         """
 
 

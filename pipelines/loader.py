@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data_shards.episode_sampler import EpisodeSampler
-from data_shards.order import Order, sample_seeds
+from data_shards.order import Order, class_seed, sample_seeds
 from fsl.batchers import Batcher, EpisodeBatcher, EpisodeLayout
 from fsl.types import Episode
 from pipelines.batch_plan import BatchPlan
@@ -85,7 +85,7 @@ class ImageSteps(StepDataset):
         images = self.store.images(rows)
         labels = self.store.split.labels[rows].tolist()
         seeds = sample_seeds(self.seed, epoch, positions).tolist()
-        batch = self.batcher(images, labels, seeds, epoch)
+        batch = self.batcher(images, labels, seeds, epoch, class_seed(self.seed, epoch))
         trace: tuple[TraceEntry, ...] = ()
         if self.trace and weight > 0:
             trace = tuple(

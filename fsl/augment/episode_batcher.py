@@ -88,10 +88,8 @@ class EpisodicBatcher:
             check_image(image, number, self.images)
         view, size = self.view, len(images) // len(layout.numbers)
         turned = chain.from_iterable(
-            prepared(images[start : start + size], labels[start : start + size], number, view)
-            for start, number in zip(
-                range(0, len(images), size), layout.numbers.tolist(), strict=True
-            )
+            prepared(images[start : start + size], labels[start : start + size], seeds[start], view)
+            for start in range(0, len(images), size)
         )
         return make_views(
             list(turned),

@@ -1,6 +1,6 @@
 """One view of each image with its class number, or two views: batches of whole images.
 
-Their side is `images.size`. Pure: a function of (image, seed, class, epoch) for every image
+Their side is `images.size`. Pure: a function of (image, seed, class, class seed) for every image
 alone, bit for bit, whichever images share its batch.
 """
 
@@ -48,7 +48,12 @@ class LabelledBatcher:
         self.classes, self.turned_classes = classes, turned_classes
 
     def __call__(
-        self, images: Sequence[Tensor], labels: Sequence[int], seeds: Sequence[int], epoch: int
+        self,
+        images: Sequence[Tensor],
+        labels: Sequence[int],
+        seeds: Sequence[int],
+        epoch: int,
+        class_seed: int = 0,
     ) -> LabelledBatch:
         """Return one view of each image; see `fsl.batchers.Batcher`."""
         check_images(images, self.images)
@@ -65,7 +70,7 @@ class LabelledBatcher:
         if self.view is None:
             return LabelledBatch(evaluation_images(images, self.images), numbers)
         views = make_views(
-            prepared(images, labels, epoch, self.view),
+            prepared(images, labels, class_seed, self.view),
             as_seeds(seeds),
             Stream.GLOBAL_VIEWS,
             kind=self.view.kind(self.images.size),
@@ -96,12 +101,17 @@ class TwoViewBatcher:
         )
 
     def __call__(
-        self, images: Sequence[Tensor], labels: Sequence[int], seeds: Sequence[int], epoch: int
+        self,
+        images: Sequence[Tensor],
+        labels: Sequence[int],
+        seeds: Sequence[int],
+        epoch: int,
+        class_seed: int = 0,
     ) -> MultiViewBatch:
         """Return two views of each image; see `fsl.batchers.Batcher`."""
         check_images(images, self.images)
         views = make_views(
-            prepared(images, labels, epoch, self.view),
+            prepared(images, labels, class_seed, self.view),
             as_seeds(seeds),
             Stream.GLOBAL_VIEWS,
             kind=self.kind,

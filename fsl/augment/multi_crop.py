@@ -1,7 +1,7 @@
 """Multi-crop (Caron et al., NeurIPS 2020): decoded images -> `MultiViewBatch`, masks included.
 
-Pure: a function of (image, seed, class, epoch) for every image alone, bit for bit, whichever
-images share its batch.
+Pure: a function of (image, seed, class, class seed, epoch) for every image alone, bit for bit,
+whichever images share its batch.
 """
 
 from __future__ import annotations
@@ -54,7 +54,12 @@ class MultiCropBatcher:
         )
 
     def __call__(
-        self, images: Sequence[Tensor], labels: Sequence[int], seeds: Sequence[int], epoch: int
+        self,
+        images: Sequence[Tensor],
+        labels: Sequence[int],
+        seeds: Sequence[int],
+        epoch: int,
+        class_seed: int = 0,
     ) -> MultiViewBatch:
         """Return the views of a batch; see `fsl.batchers.Batcher`."""
         if not images:
@@ -62,7 +67,7 @@ class MultiCropBatcher:
         for number, image in enumerate(images):
             check_image(image, number, self.images)
         keys = as_seeds(seeds)
-        turned = prepared(images, labels, epoch, self.crops)
+        turned = prepared(images, labels, class_seed, self.crops)
         global_views, local_views = (
             make_views(turned, keys, stream, kind=kind, settings=self.crops, spec=self.images)
             for stream, kind in self.kinds

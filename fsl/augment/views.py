@@ -24,10 +24,10 @@ from fsl.images import ImageSpec
 
 
 def prepared(
-    images: Sequence[Tensor], labels: Sequence[int], epoch: int, settings: ViewSettings
+    images: Sequence[Tensor], labels: Sequence[int], class_seed: int, settings: ViewSettings
 ) -> list[Tensor]:
     """Return the images turned as the settings say, in the memory layout that is cut fastest."""
-    turns, mirrored = class_orientations(labels, epoch)
+    turns, mirrored = class_orientations(labels, class_seed)
     if settings.mirrors:
         pairs = zip(images, mirrored.tolist(), strict=True)
         images = [image.flip(2) if mirror else image for image, mirror in pairs]
@@ -38,14 +38,15 @@ def prepared(
 
 
 def class_orientations(
-    labels: Sequence[int], epoch: int
+    labels: Sequence[int], class_seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Return quarter turns 0..3 and whether it is mirrored of every image, (B,) each.
 
-    Both are functions of the image's class and the epoch.
+    Both are functions of the image's class and of a seed that all images of an epoch, or of a
+    task, have in common.
     """
     classes = np.asarray(labels, dtype=np.int64).astype(np.uint64)
-    bits = hashed(classes, Stream.TURNS, np.array([epoch], dtype=np.uint64))[:, 0]
+    bits = hashed(classes, Stream.TURNS, np.array([class_seed], dtype=np.uint64))[:, 0]
     turns = (bits >> np.uint64(62)).astype(np.int64)
     return turns, (bits >> np.uint64(61)) & np.uint64(1) == 1
 

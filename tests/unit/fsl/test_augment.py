@@ -212,8 +212,8 @@ WHOLE: dict[str, Any] = {
 }
 
 
-def test_orientations_are_one_per_class_and_epoch_and_all_eight_occur() -> None:
-    drawn = [class_orientations(range(50), epoch) for epoch in range(40)]
+def test_orientations_are_one_per_class_and_class_seed_and_all_eight_occur() -> None:
+    drawn = [class_orientations(range(50), class_seed) for class_seed in range(40)]
     eight = [turns + 4 * mirrored for turns, mirrored in drawn]
     assert np.bincount(np.ravel(eight), minlength=8) == pytest.approx(np.full(8, 250), abs=60)
     alone = class_orientations([3], 7)
@@ -227,11 +227,11 @@ def test_a_class_is_turned_and_mirrored_as_drawn(settings: str) -> None:
     chosen = settings.split()
     made = batcher("grey", **dict.fromkeys(chosen, True), **WHOLE)
     plain = batcher("grey", **WHOLE)
-    for epoch in range(12):
-        (turn,), (mirrored,) = class_orientations([label], epoch)
+    for class_seed in range(12):
+        (turn,), (mirrored,) = class_orientations([label], class_seed)
         seen = image.flip(2) if mirrored and "mirrors" in chosen else image
         seen = torch.rot90(seen, turn, (1, 2)) if "quarter_turns" in chosen else seen
-        views = made([image], [label], [9], epoch).global_views
+        views = made([image], [label], [9], 0, class_seed).global_views
         assert torch.equal(views, plain([seen], [label], [9], 0).global_views)
 
 

@@ -45,9 +45,13 @@ class Pairs(Method[LabelledBatch]):
         inner = LabelledBatcher(images)
 
         def careless(
-            images: Sequence[Tensor], labels: Sequence[int], seeds: Sequence[int], epoch: int
+            images: Sequence[Tensor],
+            labels: Sequence[int],
+            seeds: Sequence[int],
+            epoch: int,
+            class_seed: int = 0,
         ) -> LabelledBatch:
-            batch = inner(images, labels, seeds, epoch)
+            batch = inner(images, labels, seeds, epoch, class_seed)
             return LabelledBatch(batch.images + torch.rand(()), batch.labels)
 
         return careless if config.mistake == "batcher draws from torch" else inner
