@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import torch
 
+from fsl.errors import StageError
 from pipelines.follow import Follower
 from pipelines.memory import memory_explained
 from pipelines.progress import ProgressLine
@@ -23,10 +24,14 @@ def run_here(spec: TrainSpec, total_steps: int) -> None:
 
     Raises:
         OutOfMemoryError: the device is too small for the settings.
+        StageError: there is no GPU, and the settings insist on one.
         TrainingStopped: the watcher around this call ended it.
     """
     cluster = spec.config.cluster
-    gpu = torch.cuda.is_available() if cluster.gpu == "auto" else cluster.gpu
+    usable = torch.cuda.is_available()
+    if cluster.gpu is True and not usable:
+        raise StageError("cluster.gpu: true, but this machine has no usable GPU; set auto or false")
+    gpu = usable if cluster.gpu == "auto" else cluster.gpu
     session = LocalSession(
         spec.out,
         keep=spec.config.checkpoint.keep,

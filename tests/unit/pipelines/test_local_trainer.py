@@ -7,11 +7,12 @@ import torch
 
 from data_shards.location import Location
 from data_shards.manifest import ShardSet
-from fsl.errors import ConfigError
+from fsl.errors import ConfigError, StageError
+from pipelines.local_trainer import run_here
 from pipelines.stage import StageResult
 from pipelines.stages.train import TrainStage
 from pipelines.watch import Report, TrainingStopped, watching
-from tests.toy_training import toy_config, toy_shards
+from tests.toy_training import toy_config, toy_shards, toy_spec
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,13 @@ def test_a_run_in_a_bucket_goes_on_where_it_was_stopped(
     assert [report.epoch for report in reports] == [3]
     assert numbers["val_accuracy"] == whole["val_accuracy"]
     assert numbers["loss"] == whole["loss"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_refused_in_one_line(shards: ShardSet, tmp_path: Path) -> None:
+    spec = toy_spec(toy_config(cluster__launcher="local", cluster__gpu=True), shards, tmp_path)
+    with pytest.raises(StageError, match=r"cluster\.gpu: true, but this machine has no usable GPU"):
+        run_here(spec, 18)
 
 
 def test_several_workers_need_ray() -> None:
