@@ -10,9 +10,14 @@ import torch
 
 from fsl.errors import OutOfMemoryError
 from pipelines.train_config import TrainConfig
+from pipelines.training_data import batcher_of
 
 SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
 """What torch and the GPU's libraries say where they have no exception of its own for it."""
+
+
+SIZES = {True: ("max_support", "max_ways", "max_queries"), False: ("ways", "shots", "queries")}
+"""Settings of a task's size, by whether tasks vary."""
 
 
 @contextmanager
@@ -43,11 +48,17 @@ def lacks_memory(error: BaseException) -> bool:
 
 def _words(error: BaseException, config: TrainConfig) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    if config.episodes is None:
-        what = f"data.batch_size ({config.data.batch_size} images)"
-    else:
-        what = "episodes.per_step, or the ways, shots and queries"
-    return (
-        f"out of memory: {lines[0]}; lower {what}, or set data.micro_batch (now "
-        f"{config.data.micro_batch}) so that a step is taken in parts"
-    )
+    return f"out of memory: {lines[0]}; {_remedy(config)}"
+
+
+def _remedy(config: TrainConfig) -> str:
+    parts = f"set data.micro_batch (now {config.data.micro_batch}) so that a step is taken in parts"
+    episodes = config.episodes
+    if episodes is None:
+        return f"lower data.batch_size ({config.data.batch_size} images), or {parts}"
+    *most, last = (f"episodes.{name}" for name in SIZES[episodes.varies])
+    smaller = f"lower {', '.join(most)} or {last}"
+    one = 1 in (episodes.per_step, config.data.micro_batch)
+    if one or episodes.varies or batcher_of(config).varies:
+        return smaller  # tasks pass one by one already
+    return f"lower episodes.per_step ({episodes.per_step} tasks), or {parts}, or {smaller}"

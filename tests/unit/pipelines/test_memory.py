@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from typing import Any
 
 import pytest
 import torch
@@ -43,10 +44,32 @@ def test_the_remedy_names_the_settings() -> None:
     ):
         torch.empty(PETABYTE)
     with (
-        pytest.raises(OutOfMemoryError, match=r"MemoryError; lower episodes\.per_step"),
+        pytest.raises(OutOfMemoryError, match=r"MemoryError; lower episodes\.per_step \(4 tasks\)"),
         memory_explained(episodic_config()),
     ):
         raise MemoryError
+
+
+VARIABLE = {"name": "variable", "min_ways": 2, "max_ways": 3, "per_step": 4, "per_epoch": 8}
+
+
+@pytest.mark.parametrize(
+    ("changes", "remedy"),
+    [
+        ({"episodes__per_step": 1}, "episodes.ways, episodes.shots or episodes.queries"),
+        ({"method__simclr_fraction": 0.5}, "episodes.ways, episodes.shots or episodes.queries"),
+        (
+            {"episodes": VARIABLE},
+            "episodes.max_support, episodes.max_ways or episodes.max_queries",
+        ),
+    ],
+)
+def test_where_tasks_pass_one_by_one_only_smaller_ones_help(
+    changes: dict[str, Any], remedy: str
+) -> None:
+    with pytest.raises(OutOfMemoryError) as caught, memory_explained(episodic_config(**changes)):
+        raise MemoryError
+    assert str(caught.value) == f"out of memory: MemoryError; lower {remedy}"
 
 
 def test_other_faults_pass() -> None:
