@@ -31,6 +31,10 @@ METADATA_KEY = b"fewshot-features"
 REMEDY = "delete it and extract the features again"
 
 
+class DamagedPartError(ShardError):
+    """A part cannot be read, or not all of it is as it was written."""
+
+
 @dataclass(frozen=True)
 class FeatureMeta:
     """What the vectors of a feature table were made from.
@@ -150,7 +154,7 @@ def read_header(where: Location) -> PartHeader:
     if where.name != expected:
         raise ShardError(f"{where}: holds what belongs into {expected}; give it that name")
     if parquet.metadata.num_rows != header.rows:
-        raise ShardError(
+        raise DamagedPartError(
             f"{where}: {parquet.metadata.num_rows} rows, its own description says "
             f"{header.rows}; {REMEDY}"
         )
@@ -186,7 +190,8 @@ def read_column(where: Location, header: PartHeader, name: str) -> Any:
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise _damaged(where, error) from None
     if column_digest(values) != header.digests[name]:
-        raise ShardError(f"{where}: column {name!r} was changed after it was written; {REMEDY}")
+        changed = f"column {name!r} was changed after it was written"
+        raise DamagedPartError(f"{where}: {changed}; {REMEDY}")
     return values
 
 
@@ -197,5 +202,6 @@ def _opened(where: Location) -> Any:
         raise _damaged(where, error) from None
 
 
-def _damaged(where: Location, error: Exception) -> ShardError:
-    return ShardError(f"{where}: not readable features: {' '.join(str(error).split())}; {REMEDY}")
+def _damaged(where: Location, error: Exception) -> DamagedPartError:
+    reason = " ".join(str(error).split())
+    return DamagedPartError(f"{where}: not readable features: {reason}; {REMEDY}")

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from data_shards.feature_parts import (
     F32,
+    DamagedPartError,
     FeatureMeta,
     PartHeader,
     column_digest,
@@ -131,6 +132,17 @@ class PartWriter:
         )
         write_part(self.where(part), header, keys, labels, vectors)
 
+    def refuse_other_vectors(self, part: int, vectors: Mapping[str, F32]) -> None:
+        """Raise ShardError unless a part that is there holds these vectors (n, D)."""
+        where = self.where(part)
+        digests = read_header(where).digests
+        for name, values in vectors.items():
+            if digests.get(name) != column_digest(values):
+                raise ShardError(
+                    f"{where}: of the same rows, but other vectors {name!r} than those to be "
+                    "written; choose another directory, or delete this one"
+                )
+
     def _columns(self, rows: NDArray[np.int64]) -> tuple[list[str], NDArray[np.int32]]:
         keys = self.split.keys[int(rows[0]) : int(rows[-1]) + 1]
         return [str(key) for key in keys], np.asarray(self.split.labels[rows], np.int32)
@@ -159,7 +171,7 @@ class PartWriter:
         try:
             header = read_header(where)
             columns = {name: read_column(where, header, name) for name in header.digests}
-        except ShardError as error:
+        except DamagedPartError as error:
             logger.warning("%s; writing it again", error)
             return False
         keys, labels = self._columns(self.rows(part))
@@ -193,7 +205,7 @@ def write_features(
     meta: FeatureMeta,
     rows_per_part: int = ROWS_PER_PART,
 ) -> None:
-    """Write the table of one split; parts that are there already are kept.
+    """Write the table of one split; parts that are there already must hold the same vectors.
 
     Args:
         directory: where the tables of all splits lie.
@@ -209,6 +221,11 @@ def write_features(
                 f"{directory}: {len(values)} vectors {name!r} for the {len(split.labels)} rows of "
                 f"split {split.name!r}; give one per row"
             )
-    for part in writer.missing():
+    missing = set(writer.missing())
+    for part in range(writer.parts):
         rows = writer.rows(part)
-        writer.write(part, {name: values[rows] for name, values in vectors.items()})
+        own = {name: values[rows] for name, values in vectors.items()}
+        if part in missing:
+            writer.write(part, own)
+        else:
+            writer.refuse_other_vectors(part, own)

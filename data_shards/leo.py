@@ -10,13 +10,14 @@ Letters in shapes: N rows, C classes, K images per class, D features.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_shards.feature_parts import F32, FeatureMeta
+from data_shards.feature_parts import F32, FeatureMeta, column_digest
 from data_shards.feature_writer import KeyedRows, write_features
 from data_shards.features import FeatureSet
 from data_shards.location import Location
@@ -54,7 +55,8 @@ def import_leo(files: Mapping[str, Location], directory: Location) -> FeatureSet
         directory: where the tables go; tables of the same embeddings are kept.
 
     Raises:
-        ShardError: a damaged or dangerous pickle, another layout, or splits that share a class.
+        ShardError: a damaged or dangerous pickle, another layout, splits that share a class, or a
+            directory with tables of other embeddings.
     """
     if not files:
         raise ConfigError("embeddings: no files given; name one for base, val or novel")
@@ -90,20 +92,26 @@ def read_leo(where: Location, split: str) -> tuple[KeyedRows, F32]:
     keys = _strings(where, content["keys"])
     if len(keys) != len(vectors):
         raise ShardError(f"{where}: {len(keys)} keys for {len(vectors)} embeddings; fetch it again")
-    if len(set(keys)) != len(keys):
-        raise ShardError(f"{where}: some keys occur twice; each image must occur once")
+    twice = next((key for key, times in Counter(keys).items() if times > 1), None)
+    if twice is not None:
+        raise ShardError(f"{where}: key {twice!r} occurs twice; each image must occur once")
     class_names, labels = np.unique([_class_of(where, key) for key in keys], return_inverse=True)
     return KeyedRows(split, class_names.tolist(), labels.astype(np.int32), keys), vectors
 
 
 def _by_class(where: Location, split: str, array: NDArray[Any]) -> tuple[KeyedRows, F32]:
-    """Return the rows of an array (C, K, D); its classes and images have numbers only."""
+    """Return the rows of an array (C, K, D); its classes and images have numbers only.
+
+    Nothing but the vectors tells which images these are: keys begin with the digest of them all.
+    """
     array = _numbers(where, array, 3)  # (C, K, D)
     classes, images, width = array.shape
     names = [f"{split}_class_{label:04d}" for label in range(classes)]
-    keys = [f"{split}-{name}-{name}_{image:05d}" for name in names for image in range(images)]
+    vectors = array.reshape(-1, width)  # (C K, D)
+    origin = column_digest(vectors)[:16]
+    keys = [f"{origin}-{name}-{name}_{image:05d}" for name in names for image in range(images)]
     labels = np.arange(classes, dtype=np.int32).repeat(images)
-    return KeyedRows(split, names, labels, keys), array.reshape(-1, width)  # (C K, D)
+    return KeyedRows(split, names, labels, keys), vectors
 
 
 def _numbers(where: Location, array: NDArray[Any], axes: int) -> F32:

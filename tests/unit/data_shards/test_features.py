@@ -114,7 +114,8 @@ def test_a_pickled_split_is_a_reference(tmp_path: Path) -> None:
     content = pickle.dumps(split)
     assert len(content) < 1000
     assert np.array_equal(pickle.loads(content).vectors(), VECTORS)
-    (tmp_path / "base-00000-of-00003.parquet").unlink()
+    for file in split.files:
+        file.delete()
     write_features(split.feature_set.root, ROWS, {"feature": VECTORS + 1}, META, 3)
     with pytest.raises(ShardError, match="replaced while they were in use"):
         pickle.loads(content)

@@ -178,7 +178,10 @@ def test_permitted_names_do_no_more_than_arrays_need(tmp_path: Path, content: by
         (lambda content: content.replace(b"J\5\0\0\0", b"J\xff\xff\xff\xff"), "shape .6, -1."),
         (lambda content: content.replace(b"embeddings", b"embeddingz"), "without 'embeddings'"),
         (lambda content: content.replace(b"0-n03-n03", b"0-n03-n04"), "'0-n03-n04_0000'"),
-        (lambda content: content.replace(b"1-n01-n01_0001", b"2-n01-n01_0002"), "occur twice"),
+        (
+            lambda content: content.replace(b"1-n01-n01_0001", b"2-n01-n01_0002"),
+            "'2-n01-n01_0002' occurs twice",
+        ),
     ],
 )
 def test_files_that_do_not_fit_are_named(tmp_path: Path, edit: Any, message: str) -> None:
