@@ -67,6 +67,11 @@ class EpisodeDesign(Section):
     def check(self, split: LabelledRows) -> None:
         """Raise ConfigError when the split cannot serve such tasks."""
 
+    def warning(self, split: LabelledRows) -> str | None:
+        """Return in words what of the split such tasks never show. Default: None, nothing."""
+        del split
+        return None
+
     @abstractmethod
     def rows(self, split: LabelledRows, numbers: NDArray[np.int64], seed: int) -> EpisodeRows:
         """Return the tasks with these numbers, (T,), which is one task where shapes vary."""
@@ -94,6 +99,17 @@ class FixedEpisodes(EpisodeDesign):
     def check(self, split: LabelledRows) -> None:
         """Raise ConfigError when too few classes have enough images."""
         classes_large_enough(split, self.ways, self.shots, self.queries, self.per_epoch)
+
+    def warning(self, split: LabelledRows) -> str | None:
+        """Return how many classes have too few images to be drawn."""
+        counts, needed = split.class_rows().counts, self.shots + self.queries
+        small = int((counts < needed).sum())
+        if not small:
+            return None
+        return (
+            f"{small} of {len(counts)} classes of split {split.name!r} have fewer than {needed} "
+            "images and are never drawn; lower episodes.shots or episodes.queries"
+        )
 
     def rows(self, split: LabelledRows, numbers: NDArray[np.int64], seed: int) -> EpisodeRows:
         """Return the tasks with these numbers, (T,)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from contextlib import suppress
 
@@ -15,6 +16,8 @@ from pipelines.batch_plan import BatchPlan
 from pipelines.hollow import SOME_CLASSES, hollow_method
 from pipelines.train_config import TrainConfig, ValidationConfig
 from pipelines.training_data import Data, build_plan, set_aside_images, training_pools
+
+logger = logging.getLogger(__name__)
 
 
 def check_settings(config: TrainConfig) -> None:
@@ -126,6 +129,16 @@ def check_data(config: TrainConfig, data: Data) -> None:
             f"{len(counts)}, of which {enough} have the {check.shots} + {check.queries} images of "
             "shots and queries; lower ways, shots or queries, or set validation.every_epochs: 0"
         )
+
+
+def warn_of_data(config: TrainConfig, data: Data) -> None:
+    """Say what of the data would never be trained on."""
+    if config.episodes is None:
+        return
+    for pool in training_pools(config, data):
+        warning = config.episodes.warning(pool)
+        if warning is not None:
+            logger.warning("%s", warning)
 
 
 def _check_new_classes(config: TrainConfig, data: Data) -> None:

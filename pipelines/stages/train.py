@@ -45,6 +45,7 @@ from pipelines.train_checks import (
     check_settings,
     check_start,
     check_unseen,
+    warn_of_data,
 )
 from pipelines.train_config import TrainConfig
 from pipelines.trainer import TrainSpec
@@ -89,6 +90,7 @@ class TrainStage(Stage[TrainConfig]):
         config = filled_in(resolved(self.config, earlier, features), data)
         check_settings(config)
         check_data(config, data)
+        warn_of_data(config, data)
         spec = run_spec(config, data, out, models[0] if models else None, self.label)
         total_steps = plan_steps(config, data)
         found = find_checkpoints(out)

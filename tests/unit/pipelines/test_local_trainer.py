@@ -12,7 +12,7 @@ from pipelines.local_trainer import run_here
 from pipelines.stage import StageResult
 from pipelines.stages.train import TrainStage
 from pipelines.watch import Report, TrainingStopped, watching
-from tests.toy_training import toy_config, toy_shards, toy_spec
+from tests.toy_training import episodic_config, toy_config, toy_shards, toy_spec
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +51,17 @@ def test_a_run_in_a_bucket_goes_on_where_it_was_stopped(
     assert [report.epoch for report in reports] == [3]
     assert numbers["val_accuracy"] == whole["val_accuracy"]
     assert numbers["loss"] == whole["loss"]
+
+
+def test_a_run_warns_of_classes_that_it_never_draws(
+    shards: ShardSet, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = episodic_config(
+        data__select={"long_tail": {"ratio": 6}}, optim__epochs=1, cluster__launcher="local"
+    )
+    inputs = {"shards": StageResult("shards", "write_shards", "0" * 64, shards.root, {})}
+    TrainStage(config).run(inputs, Location.parse(tmp_path / "train-0000"))
+    assert caplog.text.count("images and are never drawn; lower episodes.shots") == 1
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 
 from data_shards.location import Location
+from data_shards.manifest import ShardSet
 from data_shards.synthetic import StrokesConfig
 from data_shards.writer import write_shards
 from fsl.config import build
 from fsl.errors import ConfigError, StageError
 from pipelines.runner import PipelineConfig, plan
-from pipelines.train_checks import check_data
+from pipelines.train_checks import check_data, warn_of_data
+from pipelines.training_data import training_pools
 from tests.toy_study import RECIPE
 from tests.toy_training import episodic_config, toy_config
 
@@ -56,6 +58,23 @@ def test_other_images_of_the_trained_classes_are_no_validation_in_tasks(tmp_path
         check_data(config, shards)
     check_data(episodic_config(validation__split="val", validation__queries=3), shards)
     check_data(toy_config(validation__split="held_out", validation__every_epochs=0), shards)
+
+
+def test_classes_that_are_too_small_for_the_tasks_are_warned_of(
+    tiny_shards: ShardSet, caplog: pytest.LogCaptureFixture
+) -> None:
+    warn_of_data(episodic_config(), tiny_shards)
+    assert not caplog.records
+    config = episodic_config(data__select={"long_tail": {"ratio": 4}})
+    (pool,) = training_pools(config, tiny_shards)
+    small = sum(count < 1 + 2 for count in pool.class_rows().counts)
+    assert 0 < small < 12
+    warn_of_data(config, tiny_shards)
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        f"{small} of 12 classes of split 'base' have fewer than 3 images and are never drawn; "
+        "lower episodes.shots or episodes.queries"
+    )
 
 
 def test_more_workers_than_tasks_of_a_step_are_refused(tmp_path: Path) -> None:
