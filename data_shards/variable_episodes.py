@@ -32,6 +32,7 @@ from fsl.search_space import IntRange, Uniform
 F64 = NDArray[np.float64]
 
 WAYS, SUPPORT, WEIGHTS, USE_TREE, NODE = range(31, 36)  # keep the draws of a task apart
+OF_THE_TREE = ("ignore_hierarchy_probability", "max_span")
 FEWEST_IMAGES = 2  # one for the support set, one query
 
 
@@ -90,7 +91,7 @@ class VariableEpisodes(EpisodeDesign):
     """A class gets up to this many times more, or fewer, images than in proportion to its size."""
     class_tree: bool = False
     """Draw classes below one node of the tree in class_tree.json, beside the shard set's index."""
-    ignore_hierarchy_probability: Annotated[float, Field(ge=0, le=1), Uniform(0.0, 1.0)] = 0.5
+    ignore_hierarchy_probability: Annotated[float, Field(ge=0, le=1)] = 0.5
     """With a class tree: share of the tasks whose classes are drawn from all the same."""
     max_span: Annotated[int, Field(ge=2)] = 392
     """With a class tree: most classes below the node of a task."""
@@ -104,8 +105,19 @@ class VariableEpisodes(EpisodeDesign):
                 f"max_ways {self.max_ways} exceeds max_support {self.max_support}; every class "
                 "needs a support image"
             )
-        if self.max_span < self.min_ways:
+        if self.class_tree and self.max_span < self.min_ways:
             raise ValueError(f"max_span {self.max_span} is below min_ways {self.min_ways}")
+        return self
+
+    @model_validator(mode="after")
+    def _tree_settings_have_a_tree(self) -> VariableEpisodes:
+        for name in () if self.class_tree else OF_THE_TREE:
+            value = getattr(self, name)
+            if value != VariableEpisodes.model_fields[name].default:
+                raise ValueError(
+                    f"{name}: {value:g} does nothing without a class tree; set class_tree: true, "
+                    f"or remove {name}"
+                )
         return self
 
     def check(self, split: LabelledRows) -> None:

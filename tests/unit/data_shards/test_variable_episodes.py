@@ -25,6 +25,7 @@ from data_shards.variable_episodes import (
 )
 from fsl.config import build
 from fsl.errors import ConfigError
+from fsl.search_space import search_space
 
 
 class VirtualSplit:
@@ -186,7 +187,9 @@ def test_several_tasks_cannot_be_stacked() -> None:
     [
         ({"min_ways": 60}, "min_ways 60 exceeds max_ways 50"),
         ({"max_support": 40}, "max_ways 50 exceeds max_support 40"),
-        ({"max_span": 4}, "max_span 4 is below min_ways 5"),
+        ({"class_tree": True, "max_span": 4}, "max_span 4 is below min_ways 5"),
+        ({"max_span": 60}, "max_span: 60 does nothing without a class tree; set class_tree: true"),
+        ({"ignore_hierarchy_probability": 0}, "ignore_hierarchy_probability: 0 does nothing"),
         ({"imbalance": 0.5}, "imbalance: Input should be greater than or equal to 1"),
     ],
 )
@@ -195,6 +198,11 @@ def test_settings_that_contradict_each_other_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         build(VariableEpisodes, settings)
+
+
+def test_settings_of_the_tree_limit_nothing_without_one() -> None:
+    design = build(VariableEpisodes, {"min_ways": 400, "max_ways": 400})
+    assert not set(search_space(design)) & {"ignore_hierarchy_probability", "max_span"}
 
 
 NODES = {"small": range(4), "left": range(10), "right": range(10, 70), "all": range(70)}
