@@ -21,13 +21,14 @@ from torch import Tensor
 
 from data_shards.features import FeatureSplit
 from data_shards.location import Location
-from data_shards.manifest import ShardSet
+from data_shards.manifest import ShardSet, Split
+from data_shards.selection import SubSplit
 from fsl.evaluation import EpisodeScores, prototype_scores
 from fsl.images import ImageSpec
 from fsl.task_scores import method_scores
 from pipelines.features import Part, model_features, pixel_features
 from pipelines.model import LoadedModel
-from pipelines.training_data import Data
+from pipelines.training_data import Data, training_pools
 
 BASE = "base"
 
@@ -159,9 +160,9 @@ class Model(Candidate):
 
     @cached_property
     def base_mean(self) -> Tensor | None:
-        """Mean feature of the classes it was trained on, (D,)."""
-        base = self.data.split(self.model.config.splits[0])
-        return self._table("embed", Part.whole(base)).mean(0)
+        """Mean feature of the images that it was trained on, (D,); `data` has them."""
+        pools = training_pools(self.model.config, self.data)
+        return torch.cat([self._table("embed", _part(pool)) for pool in pools]).mean(0)
 
     @cached_property
     def encoded(self) -> Tensor:
@@ -185,6 +186,11 @@ class Model(Candidate):
             loader_workers=self.loader_workers,
             what=what,
         )
+
+
+def _part(pool: Split | FeatureSplit) -> Part:
+    """Return a training pool as rows of its whole split, by which features are kept."""
+    return Part(pool.whole, pool.rows) if isinstance(pool, SubSplit) else Part.whole(pool)
 
 
 def _device() -> torch.device:

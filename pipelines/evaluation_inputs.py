@@ -5,10 +5,12 @@ Only labels, keys and settings of the planned stages are read: what they make ne
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
+from fsl.episode_heads import HeadConfig
 from fsl.errors import StageError
 from pipelines.asking import AskingConfig
+from pipelines.candidates import BASE
 from pipelines.stage import PlannedStage, inputs_giving
 from pipelines.train_config import TrainConfig
 
@@ -71,6 +73,46 @@ def images_of(inputs: Planned) -> set[str]:
     for table in inputs_giving(inputs, "features"):
         keys |= images_of(table.inputs) or {table.key}
     return keys
+
+
+def check_centred(protocols: Sequence[HeadConfig], inputs: Planned) -> None:
+    """Refuse to subtract the mean of images that the evaluation does not have."""
+    there = {item.key for item in inputs.values()}
+    for protocol in _centred(protocols):
+        for model in inputs_giving(inputs, "model"):
+            for own in model.inputs.values():
+                if own.gives in {"shards", "features"} and own.key not in there:
+                    raise StageError(
+                        f"{_words(protocol)} subtracts the mean of what {model.label!r} is trained "
+                        f"on, {own.label!r}, which is not in needs; evaluate it there, or use "
+                        f"features: {_uncentred(protocol)}"
+                    )
+    for table in inputs_giving(inputs, "features"):
+        splits = getattr(table.config, "splits", None)
+        if splits is not None:
+            check_base(protocols, repr(table.label), splits)
+
+
+def check_base(protocols: Sequence[HeadConfig], source: str, splits: Sequence[str]) -> None:
+    """Refuse to subtract the mean of the base classes where there are none."""
+    for protocol in _centred(protocols):
+        if BASE not in splits:
+            raise StageError(
+                f"{_words(protocol)} subtracts the mean of split {BASE!r}, which {source} lacks; "
+                f"extract or write split {BASE} too, or use features: {_uncentred(protocol)}"
+            )
+
+
+def _centred(protocols: Sequence[HeadConfig]) -> list[HeadConfig]:
+    return [protocol for protocol in protocols if protocol.features.startswith("centred")]
+
+
+def _words(protocol: HeadConfig) -> str:
+    return f"protocols: {protocol.name} with features: {protocol.features}"
+
+
+def _uncentred(protocol: HeadConfig) -> str:
+    return "l2" if protocol.features == "centred_l2" else "none"
 
 
 def _maker(table: PlannedStage) -> tuple[str, ...]:

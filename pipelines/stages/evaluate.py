@@ -36,7 +36,7 @@ from pipelines.accuracies import (
 from pipelines.asking import AskingConfig
 from pipelines.candidates import Candidate, Model, Pixels, Vectors
 from pipelines.competitors import Questions, competitors, on_named_rows
-from pipelines.evaluation_inputs import check_sources, check_unseen
+from pipelines.evaluation_inputs import check_base, check_centred, check_sources, check_unseen
 from pipelines.features import Part
 from pipelines.model import LoadedModel, load_model
 from pipelines.protocols import AnyProtocol
@@ -135,6 +135,7 @@ class EvaluateStage(Stage[EvaluateConfig]):
                 )
         check_sources(inputs)
         check_unseen(self.config.split, inputs)
+        check_centred(self.config.protocols, inputs)
         for source in [*shards, *features]:
             if source.result is not None:
                 check_data(self.config, open_data(source.result.path, source.gives == "features"))
@@ -268,6 +269,8 @@ def seal_banks(config: EvaluateConfig, split: LabelledRows) -> dict[tuple[int, i
 
 def check_data(config: EvaluateConfig, data: Data) -> None:
     """Refuse settings that the data cannot serve."""
+    if config.baselines or isinstance(data, FeatureSet):
+        check_base(config.protocols, str(data.root), data.splits)
     counts = data.split(config.split).class_rows().counts
     needed = max(config.shots) + (config.queries_per_way or 1)
     enough = int((counts >= needed).sum())

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fsl.errors import ConfigError
+from fsl.evaluation import EpisodeScores
 from fsl.methods.awgim import AWGIM, AWGIMConfig
 from fsl.methods.protonet import ProtoNet, ProtoNetConfig
 from fsl.task_scores import method_scores, remaining_queries
@@ -74,6 +75,21 @@ def test_logits_that_are_not_finite_are_refused() -> None:
     support = drawn(5, ways=2, shots=1)
     with pytest.raises(ConfigError, match="10 of 10 rows of query logits are not finite"):
         method_scores(method, features, LABELS, support, support)
+
+
+def test_padding_is_refused_where_queries_change_each_others_answers() -> None:
+    def scores(norm: str, limit: int) -> EpisodeScores:
+        torch.manual_seed(0)
+        method = AWGIM(AWGIMConfig.model_validate({**small, "norm": norm}), tiny_backbone())
+        width = method.backbone.features
+        features = torch.randn(len(LABELS), width)  # type: ignore[call-overload]
+        return method_scores(method.eval(), features, LABELS, support, max_queries=limit)
+
+    small, support = {"width": 8, "heads": 2}, drawn(5, ways=4, shots=2)  # classes of 4 and 5
+    with pytest.raises(ConfigError, match=r"queries: all, but classes differ in size .*'awgim'"):
+        scores("episode", 600)
+    assert set(scores("episode", 2).queries.flatten().tolist()) == {2}
+    assert set(scores("token", 600).queries.flatten().tolist()) == {2, 3}
 
 
 def test_large_numbers_that_are_finite_are_answered() -> None:

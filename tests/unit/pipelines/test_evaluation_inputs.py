@@ -130,3 +130,33 @@ def test_so_is_one_that_the_model_before_was_trained_on(tmp_path: Path) -> None:
 
 def test_classes_of_other_images_are_new(tmp_path: Path) -> None:
     check(tmp_path, ["other", "net"], {"other": OTHER_SHARDS}, split="base")
+
+
+CENTRED = [{"name": "ridge", "features": "centred_l2"}]
+
+
+@pytest.mark.parametrize(
+    ("needs", "stages", "message"),
+    [
+        (["other", "net"], {"other": OTHER_SHARDS}, "'net' is trained on, 'shards', which is not"),
+        (
+            ["table2", "head"],
+            {"other": OTHER_SHARDS, "table2": {**EXTRACT, "needs": ["other", "net"]}},
+            "'head' is trained on, 'table', which is not in needs; .* or use features: l2",
+        ),
+        (
+            ["table2"],
+            {"table2": {**EXTRACT, "splits": ["novel"]}},
+            "subtracts the mean of split 'base', which 'table2' lacks; extract or write split base",
+        ),
+    ],
+)
+def test_centring_needs_the_images_that_were_trained_on(
+    tmp_path: Path, needs: list[str], stages: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(
+        FewShotError, match=f"protocols: ridge with features: centred_l2 .*{message}"
+    ):
+        check(tmp_path, needs, stages, protocols=CENTRED)
+    check(tmp_path, needs, stages)
+    check(tmp_path, ["shards", "net", "table", "head"], stages, protocols=CENTRED)
