@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fsl.batched_lbfgs import minimise
+from fsl.errors import ConfigError
 from fsl.evaluation import Linear
 
 TOLERANCE = 1e-9
@@ -43,13 +44,22 @@ def ridge(support: Tensor, strength: float) -> Linear:
     Args:
         support: (E, W, k, D).
         strength: penalty, > 0.
+
+    Raises:
+        ConfigError: the penalty is lost in the rounding of the squared features.
     """
     images, mean = _centred(support)  # (E, S, D), (E, 1, D)
     ways, shots = support.shape[1:3]
     targets = _one_hot(ways, shots, images) - 1 / ways  # (S, W)
     small = _small_gram(images)  # (E, R, R)
     small.diagonal(dim1=-2, dim2=-1).add_(strength)
-    factor = torch.linalg.cholesky(small)
+    factor, failed = torch.linalg.cholesky_ex(small)
+    if failed.any():
+        raise ConfigError(
+            f"ridge: strength {strength:g} is too small beside the squared features in "
+            f"{int(failed.count_nonzero())} of {len(failed)} tasks; raise strength, or set "
+            "features: l2"
+        )
     if images.shape[1] <= images.shape[2]:
         shares = torch.cholesky_solve(targets.expand(len(images), -1, -1), factor)  # (E, S, W)
         weights = shares.mT @ images

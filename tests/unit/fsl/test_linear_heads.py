@@ -88,6 +88,12 @@ def test_ridge_scores_are_those_of_scikit_learn(
         torch.testing.assert_close(unit * found[number], expected, rtol=1e-8, atol=1e-8)
 
 
+def test_a_ridge_too_weak_for_the_features_is_refused() -> None:
+    support, _ = episodes(5, 2, 24)
+    with pytest.raises(ConfigError, match=r"ridge: strength 1e-20 .* raise strength, or .*: l2"):
+        ridge(1e4 * support, 1e-20)
+
+
 @pytest.mark.parametrize(("ways", "shots", "width"), SHAPES)
 def test_the_nearest_mean_has_the_smallest_distance(ways: int, shots: int, width: int) -> None:
     support, query = episodes(ways, shots, width)
