@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from fsl.additions import AdditionConfig
-from fsl.errors import CheckpointError
+from fsl.errors import CheckpointError, ConfigError
 from fsl.optimization import (
     add_l2_gradients_,
     clip_per_parameter_,
@@ -30,7 +30,11 @@ def build_optimizer(
     config: OptimConfig,
     additions: Mapping[str, AdditionConfig] | None = None,
 ) -> Optimizer:
-    """Return it over the trainable parameters; biases and 1-D tensors usually do not decay."""
+    """Return it over the trainable parameters; biases and 1-D tensors usually do not decay.
+
+    Raises:
+        ConfigError: there are none.
+    """
     groups = parameter_groups(
         method,
         config.weight_decay,
@@ -40,6 +44,11 @@ def build_optimizer(
             for name, addition in (additions or {}).items()
         },
     )
+    if not groups:
+        raise ConfigError(
+            f"method: {type(method).__name__} has nothing to train here; on a feature table it "
+            "is a fixed rule: list the table in needs of an evaluate stage, with protocols"
+        )
     if config.optimizer == "adamw":
         fused = any(p.is_cuda for group in groups for p in group["params"]) or None
         return AdamW(groups, lr=config.lr, betas=config.betas, eps=config.epsilon, fused=fused)

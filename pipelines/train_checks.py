@@ -14,6 +14,7 @@ from fsl.method import METHODS
 from pipelines.addition_weights import with_own_additions
 from pipelines.batch_plan import BatchPlan
 from pipelines.hollow import SOME_CLASSES, hollow_method
+from pipelines.optim import build_optimizer
 from pipelines.train_config import TrainConfig, ValidationConfig
 from pipelines.training_data import Data, build_plan, set_aside_images, training_pools
 
@@ -55,7 +56,7 @@ def check_unseen(
 
 
 def check_method(config: TrainConfig) -> None:
-    """Refuse a method that cannot be made on its network, unless only the data tell.
+    """Refuse a method that cannot be made on its network, or trained, unless only the data tell.
 
     Args:
         config: resolved.
@@ -63,7 +64,7 @@ def check_method(config: TrainConfig) -> None:
     if config.method.knowing(SOME_CLASSES) != config.method:
         return
     with suppress(ValueError, RuntimeError, TypeError):  # of one that cannot be made hollow
-        hollow_method(config)
+        build_optimizer(hollow_method(config), config.optim, config.additions)
 
 
 def check_start(config: TrainConfig, earlier: tuple[str, TrainConfig] | None) -> None:

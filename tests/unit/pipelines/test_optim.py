@@ -36,6 +36,11 @@ def test_biases_do_not_decay_and_the_teacher_is_not_trained() -> None:
     assert decays == pytest.approx({id(net.layer.weight): 0.1, id(net.layer.bias): 0.0})
 
 
+def test_nothing_to_train_is_refused_in_words() -> None:
+    with pytest.raises(ConfigError, match="method: Linear has nothing to train"):
+        build_optimizer(nn.Linear(2, 2).requires_grad_(False), OptimConfig())
+
+
 def test_rate_and_decay_follow_the_published_schedule() -> None:
     config = OptimConfig(
         epochs=10, lr=1.0, min_lr=0.1, warmup_epochs=2, weight_decay=0.04, final_weight_decay=0.4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,21 @@ def test_a_method_that_cannot_be_made_on_its_network_is_refused(tmp_path: Path) 
     planned(tmp_path, **method, first__backbone__pool="mean")
     with pytest.raises(ConfigError, match=r"stages\.second .*patches of images, Conv4 has none"):
         planned(tmp_path, **method, first__backbone=backbone)
+
+
+def test_a_method_without_weights_is_not_trained_on_a_feature_table(tmp_path: Path) -> None:
+    stages = copy.deepcopy(STAGES)
+    del stages["second"]["init"], stages["second"]["method"]["view"], stages["evaluate"]
+    stages = {
+        "shards": stages["shards"],
+        "first": stages["first"],
+        "features": {"kind": "extract_features", "needs": ["shards", "first"]},
+        "second": {**stages["second"], "needs": ["features"]},
+    }
+    tree = {"run_dir": str(tmp_path), "stages": stages}
+    with pytest.raises(ConfigError, match=r"stages\.second .*ProtoNet has nothing to train"):
+        plan(build(PipelineConfig, tree))
+    plan(build(PipelineConfig, tree, {"stages.second.method": AWGIM["second__method"]}))
 
 
 AWGIM = {"second__method": {"name": "awgim", "width": 8, "heads": 2}}
