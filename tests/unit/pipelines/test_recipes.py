@@ -17,7 +17,7 @@ import yaml
 from data_shards.leo import FILES
 from data_shards.manifest import ShardSet
 from fsl.backbones.features import FeaturesConfig
-from fsl.config import build
+from fsl.config import build, load_recipe
 from fsl.errors import ConfigError
 from pipelines.model import fresh_method
 from pipelines.resolve import resolved
@@ -116,6 +116,13 @@ def test_the_head_comment_says_how_to_run_the_recipe(recipe: Path) -> None:
     head = recipe.read_text(encoding="utf-8").partition("\n\n")[0]
     assert f"fewshot run recipes/{recipe.name}" in head
     assert all(line.startswith("#") for line in head.splitlines())
+
+
+@pytest.mark.parametrize("name", ["mini_imagenet_awgim", "tiered_imagenet_awgim"])
+def test_recipes_of_the_published_awgim_step_as_tensorflow_does(name: str) -> None:
+    recipe = load_recipe(ROOT / "recipes" / f"{name}.yaml", PipelineConfig)
+    trained = [stage for stage in recipe.stages.values() if isinstance(stage, TrainConfig)]
+    assert [stage.optim.epsilon_before_correction for stage in trained] == [True] * 4
 
 
 @pytest.mark.slow
