@@ -1,7 +1,9 @@
 """Settings of a train stage.
 
-The batch size is global: workers and micro-batches divide it, so another number of workers
-trains the same thing. What cannot change a result is `RuntimeOnly` and stays out of the key.
+The batch size is global: workers and micro-batches divide it, so any number of workers sees the
+same images in the same step. What is `RuntimeOnly` stays out of the key: it cannot change a
+result, but for the number of workers where a network draws numbers (dropout) or looks at several
+images at once (plain batch norm: those of one worker).
 """
 
 from __future__ import annotations
@@ -109,7 +111,7 @@ class CheckpointConfig(Section):
 
 
 class ClusterConfig(Section):
-    """What the stage asks of the cluster. Does not change what is trained."""
+    """What the stage asks of the cluster. Does not change which images a step learns from."""
 
     launcher: Literal["ray", "local"] = "ray"
     """Who runs the training: workers of Ray Train, or this very process. `local` takes one worker
