@@ -51,6 +51,8 @@ class Method(nn.Module, ABC, Generic[B]):
         batch_type: what `loss` consumes: Episode, LabelledBatch or MultiViewBatch.
         takes_rows: whether its loss passes features through `mix`, and repeats their labels.
         freezes_backbone: whether it trains nothing of the backbone, which must then be trained.
+        couples_queries: whether an answer depends on the other queries of its task; then a task
+            has as many queries of each class.
         additions: what rides on it; see `fsl.additions`.
     """
 
@@ -58,6 +60,7 @@ class Method(nn.Module, ABC, Generic[B]):
     batch_type: ClassVar[type]
     takes_rows: ClassVar[bool] = False
     freezes_backbone: ClassVar[bool] = False
+    couples_queries: bool = False
 
     def __init__(self, config: Any, backbone: nn.Module) -> None:
         super().__init__()

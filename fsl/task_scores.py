@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fsl.errors import ConfigError
 from fsl.evaluation import EpisodeScores, check_finite
 from fsl.method import Method
 
@@ -42,7 +43,8 @@ def method_scores(
         max_queries: limit per class when `query` is None.
 
     Raises:
-        ConfigError: something encoded or answered is not finite.
+        ConfigError: something encoded or answered is not finite, or classes of different size
+            would be padded for a method whose answers depend on the other queries.
     """
     check_finite(encoded, "encoded rows")
     width = math.prod(encoded.shape[1:])
@@ -54,6 +56,7 @@ def method_scores(
         shown = support[first : first + block].long()
         if query is None:
             rows, real = remaining_queries(labels, shown, max_queries)
+            _refuse_padding(method, real)
         else:
             rows = query[first : first + block].long()
             real = torch.ones_like(rows, dtype=torch.bool)
@@ -61,6 +64,15 @@ def method_scores(
         right.append(hits.sum(-1))
         asked.append(real.sum(-1))
     return EpisodeScores(torch.cat(right), torch.cat(asked))
+
+
+def _refuse_padding(method: Method[Any], real: Tensor) -> None:
+    """Refuse padded queries (E, W, q) where they would change the answers to the real ones."""
+    if method.couples_queries and not bool(real.all()):
+        raise ConfigError(
+            f"queries: all, but classes differ in size and each answer of {method.config.name!r} "
+            "with these settings depends on the other queries of its task; set queries to a number"
+        )
 
 
 def _hits(method: Method[Any], encoded: Tensor, support: Tensor, query: Tensor) -> Tensor:

@@ -85,6 +85,7 @@ class AWGIM(Method[Episode]):
             features, config.width, config.dropout, config.recon_detach_paths
         )
         self.uses_all_parameters = self._reconstructs
+        self.couples_queries = config.norm == "episode"
 
     @classmethod
     def batcher(cls, config: Any, images: ImageSpec, grid_of: Any) -> EpisodeBatcher:

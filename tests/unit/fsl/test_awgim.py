@@ -72,6 +72,7 @@ def test_other_queries_do_not_change_the_answer_to_a_query() -> None:
     close(other[:, 0], method.classify(episode)[:, 0])
     alone = replace(episode, query_images=episode.query_images[:, :1])
     close(method.classify(alone)[:, 0], method.classify(episode)[:, 0])
+    assert not method.couples_queries
 
 
 def test_under_the_released_norm_other_queries_do_change_it() -> None:
@@ -80,6 +81,7 @@ def test_under_the_released_norm_other_queries_do_change_it() -> None:
     images[:, 1:] = 5 * torch.randn_like(images[:, 1:])
     other = method.classify(replace(episode, query_images=images))
     assert (other[:, 0] - method.classify(episode)[:, 0]).abs().max() > 1e-2
+    assert method.couples_queries
 
 
 @pytest.mark.parametrize("norm", ["token", "episode"])
