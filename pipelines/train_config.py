@@ -87,7 +87,8 @@ class ValidationConfig(Section):
     """Validate after so many epochs, and after the last one; 0 never does, and the best
     checkpoint is then the last."""
     split: str = "val"
-    """Split of the shard set; its classes are not trained on."""
+    """Split of the shard set. Its classes may not be trained on, nor by an earlier stage that this
+    one comes from; with `data.split: [base, val]` none are left: set `every_epochs: 0`."""
     ways: Annotated[int, Field(ge=2)] = 5
     """Classes of a task."""
     shots: Annotated[int, Field(ge=1)] = 1
