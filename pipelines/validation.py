@@ -22,6 +22,7 @@ from data_shards.features import FeatureSplit
 from data_shards.manifest import Split
 from fsl.augment import evaluation_images
 from fsl.distributed import take_buffers_of_first_
+from fsl.evaluation import check_finite
 from fsl.images import ImageSpec
 from fsl.method import Method
 from fsl.metrics import MeanCI, mean_ci95
@@ -157,5 +158,6 @@ class ClassValidator:
         """Return the mean accuracy of the classes' images; all ranks must call it together."""
         take_buffers_of_first_(method.eval())
         logits = self.shared.encoded(method.score_classes, device, autocast)  # (N, C)
+        check_finite(logits, "score rows")
         method.train()
         return mean_ci95((logits.argmax(-1) == self.labels.to(device)).double())

@@ -26,12 +26,13 @@ from data_shards.location import Location
 from data_shards.manifest import ShardSet, Split
 from data_shards.selection import SubSplit, rows_where
 from data_shards.splits import HELD_OUT
+from fsl.comparisons import LEVEL, holm, over_episodes
 from fsl.errors import ConfigError, StageError
 from fsl.evaluation import check_finite
 from fsl.long_tail import grouped_accuracy, shot_groups
 from fsl.method import METHODS
 from fsl.metrics import mean_ci95
-from fsl.statistics import paired_difference
+from fsl.statistics import PairedDifference
 from pipelines.asking import AskingConfig, written_shards
 from pipelines.evaluation_inputs import images_of, training_before
 from pipelines.features import Part, asked
@@ -232,22 +233,25 @@ def result_entry(
 
 
 def compared(predicted: Mapping[str, NDArray[np.int64]], split: Split) -> list[dict[str, Any]]:
-    """Compare each model with the one before it, image by image."""
+    """Compare each model with the one before it, image by image, all judged together (Holm)."""
     correct = {
         label: torch.from_numpy(answers == split.labels).double()
         for label, answers in predicted.items()
     }
+    pairs = list(pairwise(correct))
+    estimates = [over_episodes(correct[b] - correct[a]) for a, b in pairs]
+    adjusted = holm([estimate.p for estimate in estimates])
     found = []
-    for a, b in pairwise(correct):
-        difference = paired_difference(correct[a], correct[b])
+    for (a, b), estimate, p in zip(pairs, estimates, adjusted, strict=True):
+        difference = PairedDifference(estimate.mean, estimate.half_width, len(split))
         found.append(
             {
                 "a": a,
                 "b": b,
                 "mean": difference.mean,
                 "half_width": difference.half_width,
-                "real": difference.real,
-                "words": difference.words(a, b, "images"),
+                "real": p < LEVEL,
+                "words": difference.words(a, b, "images", real=p < LEVEL),
             }
         )
     return found

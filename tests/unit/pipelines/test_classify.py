@@ -18,7 +18,7 @@ from pipelines.metric_log import read_metrics
 from pipelines.model import load_model
 from pipelines.runner import PipelineConfig, plan, run_pipeline
 from pipelines.stage import StageResult
-from pipelines.stages.classify import result_entry
+from pipelines.stages.classify import compared, result_entry
 from pipelines.train_config import TrainConfig
 
 SHARDS = {
@@ -104,6 +104,19 @@ def test_a_group_that_no_image_is_asked_of_has_no_accuracy(
     assert entry["groups"].keys() == {"few"}
     assert "medium" not in entry["text"]
     assert entry["group_classes"] == {"many": 0, "medium": 1, "few": 5}
+
+
+def test_models_are_judged_together(tiny_shards: ShardSet) -> None:
+    """Of nine equal models hardly ever one is called better than the one before it."""
+    split, wrong = tiny_shards.split("base"), 0
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        answers = {
+            f"model {number}": np.where(rng.random(len(split)) < 0.6, split.labels, -1)
+            for number in range(9)
+        }
+        wrong += any(entry["real"] for entry in compared(answers, split))
+    assert wrong <= 11  # each alone it would be about 30
 
 
 def test_class_counts_come_from_the_part_that_is_trained_on(

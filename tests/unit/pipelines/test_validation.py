@@ -1,4 +1,4 @@
-"""All processes validate the network that is saved, whatever their running averages are."""
+"""Validation asks the network that is saved, and gives no accuracy to one that diverged."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
 from data_shards.manifest import ShardSet, Split
 from fsl.backbones.conv4 import Conv4, Conv4Config
 from fsl.distributed import rank, world_size
+from fsl.errors import ConfigError
 from fsl.images import ImageSpec
 from fsl.method import Method
 from fsl.methods.supervised import Supervised, SupervisedConfig
@@ -46,3 +48,13 @@ def test_two_processes_validate_the_network_of_the_first(
     for found in in_two_processes(partial(validated, split), tmp_path):
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_a_diverged_network_has_no_accuracy(tiny_shards: ShardSet) -> None:
+    split = tiny_shards.split("base")
+    method = Supervised(
+        SupervisedConfig(classes=12), Conv4(Conv4Config(width=8, pool="mean"), SPEC)
+    )
+    method.classifier.weight.data.fill_(torch.nan)
+    with pytest.raises(ConfigError, match="score rows are not finite: the model has diverged"):
+        ClassValidator(split, SPEC).score(method, torch.device("cpu"), nullcontext())
