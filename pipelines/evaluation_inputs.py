@@ -5,14 +5,14 @@ Only labels, keys and settings of the planned stages are read: what they make ne
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from fsl.episode_heads import HeadConfig
 from fsl.errors import StageError
+from pipelines.ancestry import image_sources, trainings
 from pipelines.asking import AskingConfig
 from pipelines.candidates import BASE
 from pipelines.stage import PlannedStage, inputs_giving
-from pipelines.train_config import TrainConfig
 
 Planned = Mapping[str, PlannedStage]
 
@@ -42,37 +42,13 @@ def check_sources(inputs: Planned) -> None:
 
 def check_unseen(split: str, inputs: Planned) -> None:
     """Refuse a split that a needed model, or one that it was made from, is trained on."""
-    asked = images_of(inputs)
-    for trained in training_before(inputs):
-        if split in trained.config.splits and asked & images_of(trained.inputs):
+    asked = image_sources(inputs)
+    for trained in trainings(inputs):
+        if split in trained.config.splits and asked & image_sources(trained.inputs):
             raise StageError(
                 f"split: {split!r}, but {trained.label!r} is trained on it; name a split of "
                 "classes that are new to all needed models and to what they start from"
             )
-
-
-def training_before(inputs: Planned) -> Iterator[PlannedStage]:
-    """Yield the train stages behind some inputs, themselves included, each once."""
-    seen: set[str] = set()
-    waiting = list(inputs.values())
-    while waiting:
-        stage = waiting.pop(0)
-        if stage.key not in seen:
-            seen.add(stage.key)
-            waiting += stage.inputs.values()
-            if isinstance(stage.config, TrainConfig):
-                yield stage
-
-
-def images_of(inputs: Planned) -> set[str]:
-    """Return the keys of the shard sets among the inputs or behind their feature tables.
-
-    A table of which that is not known stands for its own images.
-    """
-    keys = {shards.key for shards in inputs_giving(inputs, "shards")}
-    for table in inputs_giving(inputs, "features"):
-        keys |= images_of(table.inputs) or {table.key}
-    return keys
 
 
 def check_centred(protocols: Sequence[HeadConfig], inputs: Planned) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from torch import Tensor
@@ -35,19 +35,19 @@ def check_settings(config: TrainConfig) -> None:
 
 
 def check_unseen(
-    check: ValidationConfig, stages: Mapping[str, TrainConfig], where: str = ""
+    check: ValidationConfig, trained: Mapping[str, Sequence[str]], where: str = ""
 ) -> None:
-    """Refuse few-shot validation on a split that one of the `stages` is trained on.
+    """Refuse few-shot validation on a split that is trained on.
 
     Args:
-        check: how the last of them is validated.
-        stages: by label.
+        check: how a stage is validated.
+        trained: splits that it, or one that it starts from, is trained on, by label.
         where: what the message begins with.
     """
     if check.kind == "classes" or not check.every_epochs:
         return
-    for label, stage in stages.items():
-        if check.split in stage.splits:
+    for label, splits in trained.items():
+        if check.split in splits:
             raise ConfigError(
                 f"{where}validation.split: {check.split!r} is trained on by stage {label!r} "
                 "(data.split), so its accuracy says nothing about new classes; use a split that "

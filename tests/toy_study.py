@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +73,15 @@ def write_study(folder: Path, **changes: Any) -> Path:
     path = folder / "study.yaml"
     path.write_text(yaml.safe_dump({key: value for key, value in study.items() if value != "-"}))
     return path
+
+
+def pretrained_elsewhere() -> dict[str, Any]:
+    """The stages of the recipe with the first one trained on classes of another data set, called val."""
+    stages = copy.deepcopy(RECIPE["stages"])
+    source = {**stages["shards"]["source"], "seed": 9}
+    stages["first"] |= {
+        "needs": ["elsewhere"],
+        "data": {**stages["first"]["data"], "split": "val"},
+        "validation": {"every_epochs": 0},
+    }
+    return {"elsewhere": {**stages["shards"], "source": source}, **stages}

@@ -165,9 +165,25 @@ def _check_splits(branch: Branch, recipe: PipelineConfig) -> None:
             f"{where}validation.split: {SEALED!r} holds the classes for the final evaluation, and "
             "nothing may be chosen by them; use val"
         )
-    stages = recipe.stages.items()
-    trainings = {label: stage for label, stage in stages if isinstance(stage, TrainConfig)}
-    check_unseen(judged.validation, trainings, where)
+    images = _image_sources(recipe, branch.objective)
+    trained = {
+        label: stage.splits
+        for label, stage in recipe.stages.items()
+        if isinstance(stage, TrainConfig) and _image_sources(recipe, label) & images
+    }
+    check_unseen(judged.validation, trained, where)
+
+
+def _image_sources(recipe: PipelineConfig, label: str) -> set[str]:
+    """Return the labels of the shards that a stage takes, or that its feature table comes from."""
+    found: set[str] = set()
+    for need in recipe.stages[label].needs:
+        gives = STAGES.get(recipe.stages[need].kind).gives
+        if gives == "shards":
+            found.add(need)
+        elif gives == "features":
+            found |= _image_sources(recipe, need) or {need}
+    return found
 
 
 def _check_limits(branch: Branch) -> None:

@@ -33,8 +33,8 @@ from fsl.long_tail import grouped_accuracy, shot_groups
 from fsl.method import METHODS
 from fsl.metrics import mean_ci95
 from fsl.statistics import PairedDifference
+from pipelines.ancestry import image_sources, trainings
 from pipelines.asking import AskingConfig, written_shards
-from pipelines.evaluation_inputs import images_of, training_before
 from pipelines.features import Part, asked
 from pipelines.model import LoadedModel, load_model
 from pipelines.stage import (
@@ -70,6 +70,7 @@ class ClassifyStage(Stage[ClassifyConfig]):
     """Asks every needed model which training class each image is of."""
 
     Config = ClassifyConfig
+    version = 2
     gives = "answers"
     takes: ClassVar[Mapping[str, Count]] = {"shards": ONE, "model": SOME}
 
@@ -89,8 +90,8 @@ class ClassifyStage(Stage[ClassifyConfig]):
     def _check_new_images(self, inputs: Mapping[str, PlannedStage]) -> None:
         """Refuse images that a model, or one it starts from, is trained on, as far as is known."""
         (shards,) = inputs_giving(inputs, "shards")
-        for stage in training_before(inputs):
-            if self.config.split not in stage.config.splits or images_of(stage.inputs) != {
+        for stage in trainings(inputs):
+            if self.config.split not in stage.config.splits or image_sources(stage.inputs) != {
                 shards.key
             }:
                 continue

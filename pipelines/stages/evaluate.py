@@ -109,6 +109,7 @@ class EvaluateStage(Stage[EvaluateConfig]):
     """Scores every needed model, and the baselines, on the same episodes."""
 
     Config = EvaluateConfig
+    version = 2
     gives = "accuracies"
     takes: ClassVar[Mapping[str, Count]] = {"shards": OPTIONAL, "features": OPTIONAL, "model": ANY}
 

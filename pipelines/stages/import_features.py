@@ -48,6 +48,7 @@ class ImportFeatures(Stage[ImportFeaturesConfig]):
     """Writes feature tables of pickled embeddings; nothing in a pickle is run."""
 
     Config = ImportFeaturesConfig
+    version = 2
     gives = "features"
 
     def check(self, inputs: Mapping[str, PlannedStage]) -> None:

@@ -18,6 +18,7 @@ from data_shards.location import Location
 from data_shards.variable_episodes import VariableEpisodes
 from fsl.config import digest, fingerprint
 from fsl.errors import CheckpointError, StageError
+from pipelines.ancestry import image_sources, trainings
 from pipelines.checkpoint import (
     DIRECTORY,
     SCORE,
@@ -60,6 +61,7 @@ class TrainStage(Stage[TrainConfig]):
     """Trains one method on one split of a shard set."""
 
     Config = TrainConfig
+    version = 2
     gives = "model"
     takes: ClassVar[Mapping[str, Count]] = {
         "shards": OPTIONAL,
@@ -74,7 +76,10 @@ class TrainStage(Stage[TrainConfig]):
         config = resolved(self.config, earlier and earlier[1], features=source.gives == "features")
         check_settings(config)
         check_method(config)
-        check_unseen(config.validation, _trainings(inputs) | {self.label: config})
+        images = image_sources(inputs)
+        before = [stage for stage in trainings(inputs) if image_sources(stage.inputs) & images]
+        trained = {stage.label: stage.config.splits for stage in before}
+        check_unseen(config.validation, trained | {self.label: config.splits})
         if earlier is not None or not inputs_giving(inputs, "model"):
             check_start(config, earlier)
         if source.result is not None:
@@ -134,16 +139,6 @@ def _planned_model(inputs: Mapping[str, PlannedStage]) -> tuple[str, TrainConfig
     earlier = _planned_model(model.inputs)
     features = bool(inputs_giving(model.inputs, "features"))
     return model.label, resolved(model.config, earlier and earlier[1], features)
-
-
-def _trainings(inputs: Mapping[str, PlannedStage]) -> dict[str, TrainConfig]:
-    """Return the train stages that the inputs come from, and those among them, by label."""
-    found: dict[str, TrainConfig] = {}
-    for label, item in inputs.items():
-        found |= _trainings(item.inputs)
-        if isinstance(item.config, TrainConfig):
-            found[label] = item.config
-    return found
 
 
 def plan_steps(config: TrainConfig, data: Data) -> int:

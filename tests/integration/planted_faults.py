@@ -186,7 +186,7 @@ EVALUATION = [
     evaluating("with too many ways", {"ways": 3}, "ways: 3 classes per episode", "has 2"),
     evaluating("with too many shots", {"shots": [6]}, "of which 0 have the 7 images"),
     evaluating("on no split", {"split": "nvel"}, "no split 'nvel'; did you mean 'novel'?"),
-    evaluating("with shots twice", {"shots": [1, 1]}, "evaluate.shots", "each once"),
+    evaluating("with shots twice", {"shots": [1, 1]}, "evaluate.shots", "each entry once"),
     evaluating("by no protocol", {"protocols": ["prototyp"]}, "protocols.0", "'prototype'"),
     evaluating("with one task", {"tasks": 1}, "evaluate.tasks", "greater than or equal to 2"),
     Fault(

@@ -17,7 +17,7 @@ from fsl.errors import ConfigError, StageError
 from pipelines.runner import PipelineConfig, plan
 from pipelines.train_checks import check_data, warn_of_data
 from pipelines.training_data import training_pools
-from tests.toy_study import RECIPE
+from tests.toy_study import RECIPE, pretrained_elsewhere
 from tests.toy_training import episodic_config, toy_config
 
 STAGES: dict[str, Any] = RECIPE["stages"]
@@ -46,6 +46,10 @@ def test_validation_on_classes_of_an_earlier_training_is_refused(tmp_path: Path)
     earlier = {"first__data__split": "val", "first__validation__every_epochs": 0}
     with pytest.raises(ConfigError, match=r"stages\.second .*trained on by stage 'first'"):
         planned(tmp_path, **earlier)
+
+
+def test_an_earlier_training_on_other_images_is_no_matter(tmp_path: Path) -> None:
+    plan(build(PipelineConfig, {"run_dir": str(tmp_path), "stages": pretrained_elsewhere()}))
 
 
 def test_other_images_of_the_trained_classes_are_no_validation_in_tasks(tmp_path: Path) -> None:

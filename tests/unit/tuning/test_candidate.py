@@ -11,7 +11,7 @@ import yaml
 from fsl.config import build
 from fsl.errors import ConfigError
 from pipelines.runner import PipelineConfig
-from tests.toy_study import RECIPE
+from tests.toy_study import RECIPE, pretrained_elsewhere
 from tuning.candidate import Branch, build_branch
 from tuning.config import StudyConfig
 from tuning.recipe_tree import ancestors, with_tags
@@ -49,6 +49,14 @@ def test_every_recipe_of_the_project_can_be_tuned(
     again = build(PipelineConfig, recipe.model_dump(mode="json"))
     assert again == recipe  # a trial is sent to its process like this
     assert build(PipelineConfig, branch.full({})).stages.keys() == stages.keys()
+
+
+def test_an_earlier_training_on_other_images_is_no_matter() -> None:
+    branch_of({"stages": pretrained_elsewhere()})
+    stages = pretrained_elsewhere()
+    stages["first"]["needs"] = ["shards"]
+    with pytest.raises(ConfigError, match="'val' is trained on by stage 'first'"):
+        branch_of({"stages": stages})
 
 
 def test_finalists_in_few_shot_tasks_need_a_stage_judged_by_them() -> None:
