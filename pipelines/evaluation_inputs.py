@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from data_shards.splits import HELD_OUT
 from fsl.episode_heads import HeadConfig
 from fsl.errors import StageError
 from pipelines.ancestry import image_sources, trainings
@@ -41,13 +42,13 @@ def check_sources(inputs: Planned) -> None:
 
 
 def check_unseen(split: str, inputs: Planned) -> None:
-    """Refuse a split that a needed model, or one that it was made from, is trained on."""
-    asked = image_sources(inputs)
+    """Refuse a split on whose classes a needed model, or one before it, is trained."""
+    asked, classes = image_sources(inputs), BASE if split == HELD_OUT else split
     for trained in trainings(inputs):
-        if split in trained.config.splits and asked & image_sources(trained.inputs):
+        if classes in trained.config.splits and asked & image_sources(trained.inputs):
             raise StageError(
-                f"split: {split!r}, but {trained.label!r} is trained on it; name a split of "
-                "classes that are new to all needed models and to what they start from"
+                f"split: {split!r}, but {trained.label!r} is trained on its classes; name a split "
+                "of classes that are new to all needed models and to what they start from"
             )
 
 

@@ -76,7 +76,7 @@ def write_study(folder: Path, **changes: Any) -> Path:
 
 
 def pretrained_elsewhere() -> dict[str, Any]:
-    """The stages of the recipe with the first one trained on classes of another data set, called val."""
+    """The recipe's stages, the first one trained on classes of another data set, its val."""
     stages = copy.deepcopy(RECIPE["stages"])
     source = {**stages["shards"]["source"], "seed": 9}
     stages["first"] |= {

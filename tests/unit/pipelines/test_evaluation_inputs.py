@@ -109,7 +109,7 @@ def test_no_competitor_is_called_like_a_baseline(tmp_path: Path, stage: dict[str
 
 def test_a_split_that_was_trained_on_is_refused(tmp_path: Path) -> None:
     both = {**HEAD, "data": {"split": ["base", "val"]}, "validation": UNVALIDATED}
-    message = "split: 'val', but '{}' is trained on it; name a split of classes that are new to"
+    message = "split: 'val', but '{}' is trained on its classes; name a split of classes that are"
     needs = ["table", "both"]
     with pytest.raises(FewShotError, match=message.format("both")):
         check(tmp_path, needs, {"both": both}, split="val")
@@ -122,10 +122,11 @@ def test_so_is_one_that_the_model_before_was_trained_on(tmp_path: Path) -> None:
         "first": {**NET, "data": {"split": "val"}, "validation": UNVALIDATED},
         "second": {**NET, "needs": ["shards", "first"], "validation": UNVALIDATED},
     }
-    with pytest.raises(FewShotError, match="split: 'val', but 'first' is trained on it"):
+    with pytest.raises(FewShotError, match="split: 'val', but 'first' is trained on its"):
         check(tmp_path, ["shards", "second"], stages, split="val")
-    with pytest.raises(FewShotError, match="split: 'base', but 'net' is trained on it"):
-        check(tmp_path, ["table"], {}, split="base")
+    for split in ("base", "held_out"):  # other images of the same classes
+        with pytest.raises(FewShotError, match=f"split: '{split}', but 'net' is trained on its"):
+            check(tmp_path, ["table"], {}, split=split)
 
 
 def test_classes_of_other_images_are_new(tmp_path: Path) -> None:
