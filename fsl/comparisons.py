@@ -154,6 +154,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
+def judged(estimates: Sequence[Estimate]) -> list[bool]:
+    """Return which differences are real when all are judged together (Holm)."""
+    return [p < LEVEL for p in holm([estimate.p for estimate in estimates])]
+
+
 def over_episodes(difference: Tensor) -> Estimate:
     """Estimate a difference (E,) over other episodes of the same classes."""
     mean, half_width, tasks = mean_ci95(difference)

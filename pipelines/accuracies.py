@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from data_shards.location import Location
-from fsl.comparisons import LEVEL, holm, over_classes, over_episodes
+from fsl.comparisons import judged, over_classes, over_episodes
 from fsl.errors import FewShotError, StageError
 from fsl.evaluation import EpisodeScores
 from fsl.metrics import MeanCI, mean_ci95
@@ -123,8 +123,7 @@ def differences(scored: Sequence[Scored]) -> list[dict[str, Any]]:
         over_classes(values, of_ways, a.classes)
         for values, of_ways, (a, _) in zip(less, ways, pairs, strict=True)
     ]
-    real = [p < LEVEL for p in holm([one.p for one in here])]
-    wide = [p < LEVEL for p in holm([one.p for one in across])]
+    real, wide = judged(here), judged(across)
     entries = []
     for number, (a, b) in enumerate(pairs):
         difference = PairedDifference(*here[number][:2], len(a.classes))

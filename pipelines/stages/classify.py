@@ -26,7 +26,7 @@ from data_shards.location import Location
 from data_shards.manifest import ShardSet, Split
 from data_shards.selection import SubSplit, rows_where
 from data_shards.splits import HELD_OUT
-from fsl.comparisons import LEVEL, holm, over_episodes
+from fsl.comparisons import judged, over_episodes
 from fsl.errors import ConfigError, StageError
 from fsl.evaluation import check_finite
 from fsl.long_tail import grouped_accuracy, shot_groups
@@ -241,9 +241,8 @@ def compared(predicted: Mapping[str, NDArray[np.int64]], split: Split) -> list[d
     }
     pairs = list(pairwise(correct))
     estimates = [over_episodes(correct[b] - correct[a]) for a, b in pairs]
-    adjusted = holm([estimate.p for estimate in estimates])
     found = []
-    for (a, b), estimate, p in zip(pairs, estimates, adjusted, strict=True):
+    for (a, b), estimate, real in zip(pairs, estimates, judged(estimates), strict=True):
         difference = PairedDifference(estimate.mean, estimate.half_width, len(split))
         found.append(
             {
@@ -251,8 +250,8 @@ def compared(predicted: Mapping[str, NDArray[np.int64]], split: Split) -> list[d
                 "b": b,
                 "mean": difference.mean,
                 "half_width": difference.half_width,
-                "real": p < LEVEL,
-                "words": difference.words(a, b, "images", real=p < LEVEL),
+                "real": real,
+                "words": difference.words(a, b, "images", real=real),
             }
         )
     return found

@@ -24,11 +24,13 @@ from tqdm import tqdm
 from data_shards.location import Location
 from data_shards.manifest import ShardSet, Split
 from data_shards.splits import HELD_OUT
+from fsl.comparisons import Estimate, judged
 from fsl.compositional import Margins, SeenUnseen, curve_of, margins
 from fsl.errors import StageError
 from fsl.method import METHODS
 from fsl.methods.compositional import Compositional, pair_of
 from fsl.statistics import PairedDifference
+from fsl.student import student_t
 from pipelines.asking import AskingConfig, written_shards
 from pipelines.features import Part, asked
 from pipelines.model import load_model
@@ -215,26 +217,33 @@ def result_entry(
 def compared(
     results: Sequence[Mapping[str, Any]], resampled: Mapping[str, NDArray[np.float64]], images: int
 ) -> list[dict[str, Any]]:
-    """Compare each model with the one before it, on equal resamples: AUC and harmonic mean."""
+    """Compare each model with the one before it on equal resamples, all judged together (Holm).
+
+    Returns:
+        The differences of AUC and of the harmonic mean.
+    """
     found = []
     for before, after in pairwise(results):
         a, b = before["model"], after["model"]
-        spread = 1.96 * (resampled[b] - resampled[a]).std(0, ddof=1)
-        for number, measure in enumerate(MEASURES[:2]):
-            mean = after[measure] - before[measure]
-            difference = PairedDifference(mean, float(spread[number]), images)
-            found.append(
-                {
-                    "a": a,
-                    "b": b,
-                    "measure": measure,
-                    "mean": mean,
-                    "half_width": difference.half_width,
-                    "real": difference.real,
-                    "words": f"{measure}: {difference.words(a, b, 'images')}",
-                }
-            )
-    return found
+        spread = (resampled[b] - resampled[a]).std(0, ddof=1)
+        for measure, error in zip(MEASURES[:2], spread.tolist(), strict=True):
+            half_width = student_t(images - 1) * error
+            over = Estimate(after[measure] - before[measure], half_width, images - 1, "images")
+            found.append((a, b, measure, over))
+    real = judged([over for *_, over in found])
+    return [
+        {
+            "a": a,
+            "b": b,
+            "measure": measure,
+            "mean": over.mean,
+            "half_width": over.half_width,
+            "real": sure,
+            "words": f"{measure}: "
+            + PairedDifference(*over[:2], images).words(a, b, "images", real=sure),
+        }
+        for (a, b, measure, over), sure in zip(found, real, strict=True)
+    ]
 
 
 def flat(
