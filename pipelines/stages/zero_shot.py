@@ -226,7 +226,7 @@ def compared(
     for before, after in pairwise(results):
         a, b = before["model"], after["model"]
         spread = (resampled[b] - resampled[a]).std(0, ddof=1)
-        for measure, error in zip(MEASURES[:2], spread.tolist(), strict=True):
+        for measure, error in zip(MEASURES[:2], spread[:2].tolist(), strict=True):
             half_width = student_t(images - 1) * error
             over = Estimate(after[measure] - before[measure], half_width, images - 1, "images")
             found.append((a, b, measure, over))
