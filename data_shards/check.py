@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ from data_shards.location import Location
 from data_shards.manifest import INDEX_NAME, ShardSet, Split, read_index
 from data_shards.manifest_builder import content_digest
 from data_shards.shard_check import Fault, ShardChecker
+from data_shards.splits import HELD_OUT
 from fsl.errors import ShardError
 
 SHOWN = 50
@@ -96,18 +98,29 @@ def _check_index(shard_set: ShardSet) -> list[Fault]:
     )
     if digest != shard_set.digest:
         sentences.append("its rows were changed after it was written; index the shards again")
+    sentences += _class_faults(shard_set.class_names)
+    faults = [Fault(INDEX_NAME, None, None, sentence) for sentence in sentences]
+    return faults + _repeated_keys(shard_set)
+
+
+def _class_faults(class_names: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return a sentence per class that is where it must not be; `held_out` has those of `base`."""
     owner: dict[str, str] = {}
-    for split, names in shard_set.class_names.items():
+    trained = set(class_names.get("base", ()))
+    sentences = []
+    for split, names in class_names.items():
         for name in names:
-            if owner.setdefault(name, split) != split:
+            if split == HELD_OUT:
+                if name not in trained:
+                    sentences.append(f"class {name!r} is in split {split!r} and not in 'base'")
+            elif owner.setdefault(name, split) != split:
                 sentences.append(f"class {name!r} is in split {owner[name]!r} and in {split!r}")
         sentences += [
             f"class {name!r} is twice in split {split!r}"
             for name, count in Counter(names).items()
             if count > 1
         ]
-    faults = [Fault(INDEX_NAME, None, None, sentence) for sentence in sentences]
-    return faults + _repeated_keys(shard_set)
+    return sentences
 
 
 def _repeated_keys(shard_set: ShardSet) -> list[Fault]:

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -15,6 +16,8 @@ from data_shards.check import CheckReport, check_shards
 from data_shards.foreign import index_foreign
 from data_shards.location import Location
 from data_shards.manifest import INDEX_NAME, METADATA_KEY, ShardSet
+from data_shards.synthetic import StrokesConfig
+from data_shards.writer import write_shards
 from fsl.errors import ShardError
 from tests.unit.data_shards.hand_made_shards import (
     Samples,
@@ -170,7 +173,7 @@ def test_a_shard_with_too_many_samples_is_found(shard_set: ShardSet) -> None:
     assert "holds 9 samples, the index says 8" in str(check(shard_set))
 
 
-def rewrite_index(shard_set: ShardSet, change: Callable[[dict[str, object]], object]) -> None:
+def rewrite_index(shard_set: ShardSet, change: Callable[[dict[str, Any]], object]) -> None:
     path = local(shard_set) / INDEX_NAME
     table = pq.read_table(path)
     metadata = json.loads(table.schema.metadata[METADATA_KEY])
@@ -179,13 +182,25 @@ def rewrite_index(shard_set: ShardSet, change: Callable[[dict[str, object]], obj
 
 
 def test_a_class_in_two_splits_is_found(shard_set: ShardSet) -> None:
-    def change(metadata: dict[str, object]) -> None:
+    def change(metadata: dict[str, Any]) -> None:
         metadata["classes"] = {"base": ["ant", "bee", "cat"], "novel": ["cat", "elk"]}
 
     rewrite_index(shard_set, change)
     report = str(check(shard_set))
     assert "index.parquet: class 'cat' is in split 'base' and in 'novel'" in report
     assert "its rows were changed after it was written" in report
+
+
+def test_held_out_images_of_the_base_classes_are_no_fault(tmp_path: Path) -> None:
+    config = StrokesConfig(
+        base_alphabets=1, val_alphabets=0, novel_alphabets=1, characters=3, images=3,
+        held_out_images=2,
+    )  # fmt: skip
+    written = write_shards(config, Location.parse(tmp_path), progress=False)
+    assert "held_out" in written.splits
+    assert check(written).faults == []
+    rewrite_index(written, lambda metadata: metadata["classes"]["held_out"].__setitem__(0, "elk"))
+    assert "class 'elk' is in split 'held_out' and not in 'base'" in str(check(written))
 
 
 def test_a_key_that_occurs_twice_is_found(shard_set: ShardSet) -> None:
