@@ -22,8 +22,9 @@ def make_teacher(student: M) -> M:
     for module in teacher.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
-        if hasattr(module, "drop_prob"):  # timm's DropPath
-            setattr(module, "drop_prob", 0.0)  # noqa: B010 - modules are typed as tensors
+        for name in ("drop_prob", "drop_rate"):  # timm's DropPath, ResNet-12's stages
+            if hasattr(module, name):
+                setattr(module, name, 0.0)
     return teacher
 
 

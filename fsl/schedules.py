@@ -50,7 +50,7 @@ class TeacherTemperature:
         done = epoch - self.delay
         if done < 0:
             return self.start
-        if done >= max(1, warmup) - 1 and warmup != 1:
+        if done >= warmup or (warmup > 1 and done == warmup - 1):
             return self.final
         return self.start + done * ((self.final - self.start) / max(1, warmup - 1))
 

@@ -78,10 +78,12 @@ class TokenBackbone(Backbone):
 
     Attributes:
         has_attention: whether `tokens` can return the class token's attention.
+        hides_patches: whether `tokens` takes masks.
         has_patches: whether `tokens` works with the backbone's settings.
     """
 
     has_attention: ClassVar[bool] = True
+    hides_patches: ClassVar[bool] = True
     has_patches: bool = True
 
     @abstractmethod

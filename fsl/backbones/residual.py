@@ -25,6 +25,7 @@ class MapBackbone(TokenBackbone):
     """A network whose last map is its tokens."""
 
     has_attention = False
+    hides_patches = False
 
     @abstractmethod
     def cells(self, images: Tensor) -> Tensor:

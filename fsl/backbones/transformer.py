@@ -16,7 +16,6 @@ from typing import Annotated, Any, Literal
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from timm.layers.drop import DropPath
 from timm.layers.norm import LayerNorm
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
@@ -234,11 +233,3 @@ def resize_matrix(patches: tuple[int, int], grid: tuple[int, int]) -> Tensor:
     with torch.inference_mode(False), torch.no_grad():  # it is kept, also for training
         unit = torch.eye(cells).reshape(1, cells, *patches)  # one channel per old position
         return F.interpolate(unit, scale_factor=scale, mode="bicubic").flatten(2)[0].mT.contiguous()
-
-
-def without_drop_path(module: nn.Module) -> nn.Module:
-    """Switch stochastic depth off in place and return the module; teachers need it."""
-    for part in module.modules():
-        if isinstance(part, DropPath):
-            part.drop_prob = 0.0
-    return module

@@ -73,10 +73,15 @@ class Distillation(Method[MultiViewBatch]):
     patch_center: Tensor
 
     def __init__(self, config: DistillationConfig, backbone: nn.Module) -> None:
-        if not isinstance(backbone, TokenBackbone):
+        if not isinstance(backbone, TokenBackbone) or not backbone.has_patches:
             raise ConfigError(
                 f"method {config.name!r} needs a backbone with patch tokens, "
-                f"{type(backbone).__name__} has none; use vit, for example"
+                f"{type(backbone).__name__} has none; use vit, conv_vit, or conv4 with pool: mean"
+            )
+        if not backbone.hides_patches:
+            raise ConfigError(
+                f"method {config.name!r} hides patches, which {type(backbone).__name__} cannot; "
+                "use vit, conv_vit, or conv4 with pool: mean"
             )
         super().__init__(config, backbone)
         self.head = ProjectionHead(backbone.features, config.head)
@@ -126,7 +131,7 @@ class Distillation(Method[MultiViewBatch]):
             prototypes, patch_prototypes = _prototypes(self.teacher_head)
             cls = _project(self.teacher_head, views.teacher.cls)  # (G*B, P)
             targets = teacher_probabilities(cls, prototypes, self.center, self.temperature)
-            center = cls.mean(0) @ prototypes.mT  # the mean logit, without the logits
+            center = _mean_logit(cls, prototypes)
         loss = self._class_loss(views, targets)
         total = self.config.lambda_class * loss
         metrics = {"loss_cls": loss.detach()}
@@ -242,7 +247,7 @@ class Distillation(Method[MultiViewBatch]):
             return {}, torch.zeros_like(self.patch_center)
         with torch.no_grad():  # every patch counts for the centre, so all are projected
             teacher = _project(self.teacher_head, views.teacher.patches)  # (G*B*N, P)
-            center = teacher.mean(0) @ teacher_prototypes.mT
+            center = _mean_logit(teacher, teacher_prototypes)
         standardiser = self.head.standardiser(views.student_patches)
         tokens = views.student_patches.flatten(0, 1)
         known = teacher_prototypes, self.patch_center, self.patch_temperature
@@ -273,6 +278,12 @@ def _prototypes(head: ProjectionHead) -> tuple[Tensor, Tensor]:
     """Return W of class and of patch tokens, computed once where they are the same."""
     prototypes = head.class_prototypes()
     return prototypes, prototypes if head.patch_layer is None else head.patch_prototypes()
+
+
+def _mean_logit(rows: Tensor, prototypes: Tensor) -> Tensor:
+    """Return the mean over rows (n, P) of their logits (K,), without the logits; float32."""
+    with torch.autocast(rows.device.type, enabled=False):
+        return rows.float().mean(0) @ prototypes.float().mT
 
 
 def _project(head: ProjectionHead, tokens: Tensor) -> Tensor:

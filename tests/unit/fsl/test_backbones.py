@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from fsl.backbones import BACKBONES, BackboneConfig, TokenBackbone, build_backbone
 from fsl.backbones.conv4 import Conv4Config
 from fsl.backbones.hybrid import ConvViTConfig
-from fsl.backbones.transformer import TransformerBackbone, resize_matrix, without_drop_path
+from fsl.backbones.transformer import TransformerBackbone, resize_matrix
 from fsl.backbones.vit import SIZES, ViT, ViTConfig
 from fsl.config import build, fingerprint
 from fsl.errors import ConfigError
 from fsl.images import ImageSpec
+from fsl.momentum import make_teacher
 
 SMALL = ImageSpec(size=32)
 TINY_VIT = ViTConfig(size="micro", width=16, depth=2, heads=2, patch=8, drop_path=0.0)
@@ -207,8 +208,8 @@ def test_drop_path_rises_linearly_and_can_be_switched_off() -> None:
     assert isinstance(backbone, ViT)
     rates = [getattr(block.drop_path1, "drop_prob", 0.0) for block in backbone.blocks]
     assert rates == pytest.approx([0.0, 0.1, 0.2])
-    without_drop_path(backbone).train()
-    assert torch.equal(backbone(pixels()), backbone(pixels()))
+    teacher = make_teacher(backbone).train()
+    assert torch.equal(teacher(pixels()), teacher(pixels()))
 
 
 @TRANSFORMERS

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from fsl.augment import MultiCropConfig
-from fsl.backbones import build_backbone
+from fsl.backbones import BackboneConfig, build_backbone
 from fsl.backbones.conv4 import Conv4Config
+from fsl.backbones.resnet12 import ResNet12Config
 from fsl.config import build
 from fsl.errors import ConfigError
 from fsl.heads import HeadConfig
@@ -171,6 +172,29 @@ def test_features_are_two_unit_vectors_of_the_teacher() -> None:
 def test_a_backbone_without_patch_tokens_is_refused() -> None:
     with pytest.raises(ConfigError, match="patch tokens"):
         SMKD(SMKDConfig(), nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "message"),
+    [
+        (Conv4Config(), "needs a backbone with patch tokens"),
+        (ResNet12Config(), "hides patches, which ResNet12 cannot"),
+    ],
+)
+def test_backbones_that_cannot_hide_patches_are_refused_at_once(
+    backbone: BackboneConfig, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SMKD(SMKDConfig(), build_backbone(backbone, ImageSpec(size=32)))
+
+
+def test_the_centre_is_float32_under_autocast() -> None:
+    method = stage()
+    method.before_step(START)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        method(batch())
+    assert method._center_sum is not None
+    assert method._center_sum.dtype == torch.float32
 
 
 def test_a_misspelt_setting_is_named() -> None:

@@ -18,10 +18,10 @@ from fsl.backbones.cvt import ChannelNorm, CvTConfig
 from fsl.backbones.resnet import ResNetConfig, Shortcut
 from fsl.backbones.swin import SwinConfig
 from fsl.backbones.t2t import T2T, Performer, T2TConfig, linear_attention
-from fsl.backbones.transformer import without_drop_path
 from fsl.config import build
 from fsl.errors import ConfigError
 from fsl.images import ImageSpec
+from fsl.momentum import make_teacher
 
 SMALL = ImageSpec(size=32)
 CONFIGS: dict[str, BackboneConfig] = {
@@ -115,8 +115,8 @@ def test_they_can_be_copied_pickled_and_run_in_bfloat16(name: str) -> None:
 def test_drop_path_can_be_switched_off(name: str) -> None:
     backbone = make(CONFIGS[name].model_copy(update={"drop_path": 0.5})).train()
     assert not torch.equal(backbone(pixels()), backbone(pixels()))
-    without_drop_path(backbone)
-    assert torch.equal(backbone(pixels()), backbone(pixels()))
+    teacher = make_teacher(backbone)
+    assert torch.equal(teacher(pixels()), teacher(pixels()))
 
 
 @pytest.mark.parametrize(

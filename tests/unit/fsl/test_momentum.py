@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from fsl.backbones.resnet12 import ResNet12, ResNet12Config
 from fsl.backbones.vit import ViT, ViTConfig
 from fsl.images import ImageSpec
 from fsl.momentum import ema_update_, make_teacher, matching_parameters
@@ -20,6 +21,16 @@ def test_a_teacher_is_a_frozen_copy_without_randomness() -> None:
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
     assert all(parameter.requires_grad for parameter in student.parameters())
     assert teacher.extra.p == 0.0
+
+
+def test_a_resnet_drops_nothing_in_a_teacher() -> None:
+    student = ResNet12(
+        ResNet12Config(widths=(4, 4, 8, 8), drop_rate=0.5, drop_block=2), ImageSpec(size=32)
+    )
+    teacher = make_teacher(student).train()
+    images = torch.randn(4, 3, 32, 32)
+    assert torch.equal(teacher(images), teacher(images))
+    assert not torch.equal(student.train()(images), student(images))
 
 
 def test_update_leaves_the_student_alone_and_skips_what_the_teacher_lacks() -> None:

@@ -39,6 +39,16 @@ def test_temperature_warm_up_is_shortened_to_the_run(epochs: int) -> None:
         assert values[-1] == 0.07
 
 
+@pytest.mark.parametrize("warmup", [0, 1, 2, 10])
+@pytest.mark.parametrize("delay", [0, 3])
+def test_no_warm_up_goes_beyond_the_final_temperature(warmup: int, delay: int) -> None:
+    schedule = TeacherTemperature(0.04, 0.07, warmup, delay)
+    values = [schedule(epoch, 20) for epoch in range(20)]
+    assert values == sorted(values)
+    assert values[delay + warmup :] == [0.07] * (20 - delay - warmup)
+    assert (values[delay] == 0.04) is (warmup > 0)
+
+
 def test_without_warm_up_the_final_temperature_holds_from_the_start() -> None:
     assert TeacherTemperature(0.04, 0.07, 0)(0, 100) == 0.07
 
