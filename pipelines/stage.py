@@ -144,6 +144,10 @@ class Stage(ABC, Generic[C]):
         """Return where the result's files are: `out`, unless the stage only points elsewhere."""
         return out
 
+    def keyed(self) -> StageConfig:
+        """Return the settings as they enter the key: without places whose content enters it."""
+        return self.config
+
     def data_digest(self) -> str:
         """Return a digest of the outside data this stage reads (not of its inputs)."""
         return ""
@@ -154,7 +158,7 @@ class Stage(ABC, Generic[C]):
             {
                 "kind": self.config.kind,
                 "version": self.version,
-                "settings": fingerprint(self.config),
+                "settings": fingerprint(self.keyed()),
                 "data": self.data_digest(),
                 "inputs": list(input_keys),
             }

@@ -106,8 +106,9 @@ class Trainer:
         self.saved_at = time.monotonic()
         self.suspicions = 0
         self.stopped = False
-        self._build_model()
-        self._restore()
+        with session.last_checkpoint() as directory:
+            self._build_model(pretrained=directory is None)
+            self._restore(directory)
         self.stepper = Stepper(
             self.method,
             self.optimizer,
@@ -118,10 +119,10 @@ class Trainer:
         )
         self._build_data(data)
 
-    def _build_model(self) -> None:
+    def _build_model(self, pretrained: bool) -> None:
         config, session = self.config, self.session
         torch.manual_seed(step_seed(self.seed, "weights"))
-        self.method: Method[Any] = fresh_method(config).to(session.device)
+        self.method: Method[Any] = fresh_method(config, pretrained).to(session.device)
         if config.channels_last:
             self.method.to(memory_format=torch.channels_last)
         self.method.train()
@@ -130,18 +131,17 @@ class Trainer:
         scaled = config.precision == "fp16"
         self.scaler = torch.amp.GradScaler(session.device.type, enabled=scaled)
 
-    def _restore(self) -> None:
+    def _restore(self, directory: Path | None) -> None:
         """Continue this run's last checkpoint, or else start from the earlier stage's."""
         self.start = self.reached = 0
-        with self.session.last_checkpoint() as directory:
-            if directory is not None:
-                checkpoint = Checkpoint(directory, self.spec.digest)
-                checkpoint.restore_model(self.method)
-                checkpoint.restore_training(self.method, self.optimizer, self.scaler)
-                self.start = self.reached = checkpoint.info.step
-            elif self.spec.init is not None:
-                with open_checkpoint(self.spec.init, self.config.init.which) as checkpoint:
-                    self._start_from(checkpoint)
+        if directory is not None:
+            checkpoint = Checkpoint(directory, self.spec.digest)
+            checkpoint.restore_model(self.method)
+            checkpoint.restore_training(self.method, self.optimizer, self.scaler)
+            self.start = self.reached = checkpoint.info.step
+        elif self.spec.init is not None:
+            with open_checkpoint(self.spec.init, self.config.init.which) as checkpoint:
+                self._start_from(checkpoint)
 
     def _start_from(self, checkpoint: Checkpoint) -> None:
         """Take over what the settings say from an earlier stage's checkpoint."""

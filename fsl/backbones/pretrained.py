@@ -63,6 +63,11 @@ class Family:
     """What of a model of timm's does not fit a backbone, though the shapes of its weights may."""
 
 
+def names_file(source: str) -> bool:
+    """Return whether `pretrained` is the path of a file, not the name of a timm model."""
+    return source.endswith(FILE_ENDINGS)
+
+
 def load_pretrained(backbone: Backbone, source: str, family: Family) -> None:
     """Copy the weights named by `source` into `backbone`.
 
@@ -74,8 +79,7 @@ def load_pretrained(backbone: Backbone, source: str, family: Family) -> None:
     Raises:
         ConfigError: no such model or file, no download possible, or the shapes differ.
     """
-    is_file = source.endswith(FILE_ENDINGS)
-    raw = _read_file(Path(source)) if is_file else _from_timm(source, backbone, family)
+    raw = _read_file(Path(source)) if names_file(source) else _from_timm(source, backbone, family)
     state = {key: value for key, value in raw.items() if not key.startswith(IGNORED)}
     weight = state.get(family.pixels)
     if weight is not None and weight.dim() == 4 and weight.shape[1] != backbone.images.channels:

@@ -40,6 +40,7 @@ from pipelines.stage import (
     StageResult,
     inputs_giving,
 )
+from pipelines.starting_weights import weights_digest, weights_file, without_file
 from pipelines.train_checks import (
     check_data,
     check_method,
@@ -84,6 +85,14 @@ class TrainStage(Stage[TrainConfig]):
             check_start(config, earlier)
         if source.result is not None:
             check_data(config, open_data(source.result.path, source.gives == "features"))
+
+    def keyed(self) -> TrainConfig:
+        """Leave out where a file of weights lies."""
+        return without_file(self.config)
+
+    def data_digest(self) -> str:
+        """Return the digest of a file of weights to start from."""
+        return weights_digest(self.config)
 
     def run(self, inputs: Mapping[str, StageResult], out: Location) -> Mapping[str, float]:
         """Train, or go on training, to the end."""
@@ -171,9 +180,12 @@ def run_spec(
 
 def run_digest(config: TrainConfig, data: Data, init_key: str | None) -> str:
     """Return the identity of a run: checkpoints of another one are refused."""
-    parts = {"settings": fingerprint(config), "data": data.digest, "init": init_key}
+    settings = fingerprint(without_file(config))
+    parts = {"settings": settings, "data": data.digest, "init": init_key}
     if isinstance(config.episodes, VariableEpisodes) and config.episodes.class_tree:
         parts["class_tree"] = tree_digest(data.root)
+    if init_key is None and weights_file(config):  # else the earlier stage's weights take over
+        parts["weights"] = weights_digest(config)
     return digest(parts)
 
 
