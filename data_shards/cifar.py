@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import tarfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
 
+from data_shards.image_files import files_digest
 from data_shards.location import Location
 from data_shards.safe_pickle import load_pickle, noted_array, read_pickle
 from data_shards.sources import SOURCES, Sample, Source, SourceConfig
@@ -63,7 +65,7 @@ class Cifar(Source[CifarConfig]):
         return self._archive.read(sample.origin)
 
     def fingerprint(self) -> str:
-        """Return the sha256 of the archives' names and sizes."""
+        """Return a sha256 that changes with the images and their classes."""
         return self._archive.fingerprint()
 
     @cached_property
@@ -152,11 +154,8 @@ class JpegArchive(Archive):
         return self._contents[origin]
 
     def fingerprint(self) -> str:
-        """Return the sha256 of names and sizes."""
-        total = hashlib.sha256()
-        for path in self.paths:
-            total.update(f"{path.name}\0{path.stat().st_size}\n".encode())
-        return total.hexdigest()
+        """Return the sha256 of names, sizes and times."""
+        return files_digest(self.paths)
 
 
 class Batches(NamedTuple):
@@ -218,8 +217,10 @@ class PickleArchive(Archive):
         return sink.getvalue()
 
     def fingerprint(self) -> str:
-        """Return the sha256 of the pixels."""
-        return hashlib.sha256(self._batches.pixels.tobytes()).hexdigest()
+        """Return the sha256 of the images' parts, classes and superclasses, and of the pixels."""
+        total = hashlib.sha256(json.dumps(list(self.members())).encode())
+        total.update(self._batches.pixels.tobytes())
+        return total.hexdigest()
 
     @cached_property
     def _batches(self) -> Batches:

@@ -65,6 +65,17 @@ class ImageFiles(Source[F]):
         return total.hexdigest()
 
 
+def files_digest(paths: Iterable[Path]) -> str:
+    """Return the sha256 of names, sizes and times of files."""
+    total = hashlib.sha256()
+    for path in paths:
+        if not path.is_file():
+            raise ConfigError(f"root: {path} is not there")
+        status = path.stat()
+        total.update(f"{path.name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return total.hexdigest()
+
+
 def image_paths(directory: Path) -> list[Path]:
     """Return the image files below a directory, sorted; hidden ones are left out."""
     found = []

@@ -6,7 +6,6 @@ published classes for few-shot learning.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import zlib
 from functools import cached_property
@@ -19,7 +18,7 @@ from PIL import Image
 from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
-from data_shards.image_files import ImageFiles, ImageFilesConfig
+from data_shards.image_files import ImageFiles, ImageFilesConfig, files_digest
 from data_shards.sources import SOURCES, Sample, Source, SourceConfig
 from data_shards.splits import HELD_OUT
 from fsl.config import RuntimeOnly
@@ -60,8 +59,8 @@ class Svhn(Source[SvhnConfig]):
         return sink.getvalue()
 
     def fingerprint(self) -> str:
-        """Return the sha256 of the files' names and sizes."""
-        return _fingerprint([self._path(part) for part in self._parts])
+        """Return the sha256 of the files' names, sizes and times."""
+        return files_digest([self._path(part) for part in self._parts])
 
     @property
     def _parts(self) -> tuple[str, ...]:
@@ -120,9 +119,9 @@ class Flowers(ImageFiles[FlowersConfig]):
         return found
 
     def fingerprint(self) -> str:
-        """Return the sha256 of names and sizes of the lists and images."""
+        """Return the sha256 of names, sizes and times of the lists and images."""
         lists = [self.root / "imagelabels.mat", self.root / "setid.mat"]
-        return _fingerprint([*lists, *(self.root / sample.origin for sample in self.samples())])
+        return files_digest([*lists, *(self.root / sample.origin for sample in self.samples())])
 
 
 def load_matlab(path: Path, names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
@@ -142,12 +141,3 @@ def load_matlab(path: Path, names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
         if not isinstance(content.get(name), np.ndarray) or content[name].dtype == object:
             raise ShardError(f"{path}: has no array {name!r}; fetch it again")
     return content
-
-
-def _fingerprint(paths: list[Path]) -> str:
-    total = hashlib.sha256()
-    for path in paths:
-        if not path.is_file():
-            raise ConfigError(f"root: {path} is not there")
-        total.update(f"{path.name}\0{path.stat().st_size}\n".encode())
-    return total.hexdigest()

@@ -1,6 +1,7 @@
 """CIFAR from its pickles and from archives of JPEG files, as a data set of ordinary classes."""
 
 import io
+import os
 import pickle
 import tarfile
 from pathlib import Path
@@ -60,6 +61,26 @@ def test_classes_have_the_same_numbers_in_both_splits(tmp_path: Path) -> None:
     assert np.bincount(written.split("base").labels).tolist() == [10, 5]
 
 
+def test_changed_labels_names_and_parts_change_the_fingerprint(tmp_path: Path) -> None:
+    batches = ten(tmp_path)
+    before = Cifar(CifarConfig(root=tmp_path)).fingerprint()
+    last, test = batches["data_batch_5"], batches["test_batch"]
+    changes: list[dict[str, Any]] = [
+        {"data_batch_1": batches["data_batch_1"] | {"labels": [1, 0, 1]}},
+        {"batches.meta": {"label_names": ["bird", "ship"]}},
+        {
+            "data_batch_5": {"data": last["data"][:2], "labels": last["labels"][:2]},
+            "test_batch": {
+                "data": np.concatenate([last["data"][2:], test["data"]]),
+                "labels": last["labels"][2:] + test["labels"],
+            },
+        },
+    ]
+    for change in changes:
+        python_archive(tmp_path, {**batches, **change})
+        assert Cifar(CifarConfig(root=tmp_path)).fingerprint() != before, change.keys()
+
+
 def test_fewer_training_images_are_the_first_of_each_class(tmp_path: Path) -> None:
     ten(tmp_path)
     every, some = (Cifar(CifarConfig(root=tmp_path, per_class=n)).samples() for n in (None, 2))
@@ -97,6 +118,9 @@ def test_archives_of_jpegs_are_passed_through(tmp_path: Path) -> None:
         ("base", "airplane"), ("base", "bird"), ("held_out", "airplane"), ("held_out", "bird"),
     ]  # fmt: skip
     assert source.read(source.samples()[0]) == sink.getvalue()
+    before = source.fingerprint()
+    os.utime(tmp_path / "cifar10_train_jpg.tar.gz", ns=(0, 1))
+    assert source.fingerprint() != before
 
 
 def test_a_folder_without_the_archive_is_told_what_belongs_there(tmp_path: Path) -> None:

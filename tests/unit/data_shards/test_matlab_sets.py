@@ -1,6 +1,7 @@
 """SVHN and Flowers-102 from files like the published ones."""
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,22 @@ def test_flowers_train_on_training_and_validation_images(tmp_path: Path) -> None
     ]  # fmt: skip
     written = write_shards(FlowersConfig(root=tmp_path), Location.parse(tmp_path / "out"))
     assert written.class_names["base"] == ["007", "009"]
+
+
+def test_changed_labels_of_the_same_size_change_the_fingerprint(tmp_path: Path) -> None:
+    digits(tmp_path, "train", [1, 2])
+    digits(tmp_path, "test", [1, 2])
+    flowers(tmp_path, [5, 6])
+    before = [
+        Svhn(SvhnConfig(root=tmp_path)).fingerprint(),
+        Flowers(FlowersConfig(root=tmp_path)).fingerprint(),
+    ]
+    digits(tmp_path, "train", [2, 1])
+    savemat(tmp_path / "imagelabels.mat", {"labels": np.array([[9, 7, 9, 9, 7, 9]])})
+    for name in ("train_32x32", "imagelabels"):  # not left to the steps of the disk's clock
+        os.utime(tmp_path / f"{name}.mat", ns=(0, 1))
+    assert Svhn(SvhnConfig(root=tmp_path)).fingerprint() != before[0]
+    assert Flowers(FlowersConfig(root=tmp_path)).fingerprint() != before[1]
 
 
 def test_broken_files_are_named(tmp_path: Path) -> None:
