@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 from fsl.config import load_recipe
+from pipelines.credentials import without_credentials
 from pipelines.quiet import configure_logging, prepare_environment, release_logging
 from pipelines.runner import PipelineConfig, StageEvent, plan, run_planned
 from pipelines.stage import PlannedStage, StageResult
@@ -124,9 +125,9 @@ def duration(seconds: float) -> str:
 
 
 def as_yaml(config: PipelineConfig) -> str:
-    """Return every setting, defaults included, as a recipe that can be run again."""
+    """Return every setting but credentials, defaults included, as a recipe."""
     text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-    return text
+    return without_credentials(text)
 
 
 def _note(text: str) -> None:

@@ -22,6 +22,7 @@ from typing import IO, Any
 
 from data_shards.location import Location
 from fsl.errors import StageError, StorageError
+from pipelines.credentials import without_credentials
 
 NAME = ".lock"
 GRACE_SECONDS = 5.0
@@ -123,7 +124,7 @@ def owner() -> dict[str, Any]:
         "pid": os.getpid(),
         "host": socket.gethostname(),
         "since": time.strftime("%Y-%m-%d %H:%M:%S"),
-        "command": " ".join(sys.argv),
+        "command": without_credentials(" ".join(sys.argv)),
     }
 
 

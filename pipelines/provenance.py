@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from data_shards.location import Location
+from pipelines.credentials import without_credentials
 
 NAME = "provenance.json"
 PACKAGES = (
@@ -41,7 +42,7 @@ def collect(seeds: Mapping[str, int | None]) -> dict[str, Any]:
     """Return the facts about this process, its code and its machine."""
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": sys.argv,
+        "command": [without_credentials(word) for word in sys.argv],
         "seeds": dict(seeds),
         "python": platform.python_version(),
         "platform": platform.platform(),

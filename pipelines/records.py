@@ -16,6 +16,7 @@ from typing import Any
 from data_shards.location import Location
 from fsl.config import digest
 from fsl.errors import StageError
+from pipelines.credentials import without_credentials
 from pipelines.stage import PlannedStage, StageResult
 
 FORMAT = 1
@@ -33,7 +34,8 @@ def write_config(planned: PlannedStage) -> None:
                 f"{path}: belongs to a stage with the key {key!r}, this one has "
                 f"{planned.key!r}; delete {planned.path}, or use another run_dir"
             )
-    _write(path, {**_identity(planned), "config": planned.config.model_dump(mode="json")})
+    config = json.loads(without_credentials(planned.config.model_dump_json()))
+    _write(path, {**_identity(planned), "config": config})
 
 
 def write_result(planned: PlannedStage, metrics: Mapping[str, float], begun: float) -> StageResult:
