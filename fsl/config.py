@@ -258,6 +258,14 @@ def _reason(error: Exception) -> str:
 class _UniqueKeyLoader(yaml.SafeLoader):
     """A safe loader that refuses a key written twice: the second would silently win."""
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError):  # PyYAML lets them out
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{node.value!r} is no {node.tag.rpartition(':')[2]}", node.start_mark
+            ) from None
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key_node, _ in node.value:

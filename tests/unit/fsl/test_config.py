@@ -144,6 +144,8 @@ def test_faults_name_key_rule_and_near_match(tree: dict[str, Any], message: str)
         ("? [a, b]\n: 1\n", "a key must be a plain word"),
         ("a: !!python/object/apply:os.getcwd []\n", "not valid YAML"),
         ("--- 1\n--- 2\n", "not valid YAML"),
+        ("inner:\n  depth: !!int x\n", "not valid YAML: 'x' is no int"),
+        ("inner: {depth: 2020-13-45}\n", "'2020-13-45' is no timestamp"),
         ("- inner\n", "a recipe is a mapping of sections, this is ['inner']"),
         ("", "a recipe is a mapping of sections, this is None"),
     ],
@@ -178,7 +180,13 @@ def test_overrides_are_read_as_yaml() -> None:
     assert values == {"a": 1, "b.c": [1, "x"], "d": None, "e": None, "f": "x=y", "g": {"h": True}}
 
 
-@pytest.mark.parametrize("item", ["a", "=1", ".=1", "a..b=1", "a.=1", "a=[1", "a={b: 1, b: 2}"])
+@pytest.mark.parametrize(
+    "item",
+    [
+        *("a", "=1", ".=1", "a..b=1", "a.=1", "a=[1", "a={b: 1, b: 2}"),
+        *("a=2020-13-45", "a=[!!int x]", "a=!!int ''", "a=!!timestamp zz", "a=!!bool maybe"),
+    ],
+)
 def test_malformed_overrides_are_quoted_in_the_message(item: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_overrides([item])
