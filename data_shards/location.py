@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
 import pyarrow as pa
 from pyarrow import fs
@@ -44,7 +44,7 @@ class Location:
             return cls(fs.LocalFileSystem(), str(Path(text).expanduser().absolute()))
         parts = urlsplit(text)
         if parts.scheme == "file":
-            return cls.parse(Path(parts.path))
+            return cls.parse(Path(unquote(parts.path)))
         query = _with_region(parts.query) if parts.scheme == "s3" else parts.query
         try:
             filesystem, path = fs.FileSystem.from_uri(urlunsplit(parts._replace(query=query)))
@@ -63,7 +63,8 @@ class Location:
         """Return the path, or the URI without credentials; `parse` reads it back."""
         if not self.scheme:
             return self.path
-        return f"{self.scheme}://{self.path}" + (f"?{self.query}" if self.query else "")
+        path = quote(self.path, safe="/=+,:")
+        return f"{self.scheme}://{path}" + (f"?{self.query}" if self.query else "")
 
     @property
     def name(self) -> str:

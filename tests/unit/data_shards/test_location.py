@@ -114,3 +114,11 @@ def test_local_paths_become_absolute() -> None:
     assert Location.parse("runs/a").local == Path.cwd() / "runs/a"
     assert Location.parse("~/a").local == Path.home() / "a"
     assert Location.parse("file:///a/b").local == Path("/a/b")
+    assert Location.parse("file:///a/my%20b").local == Path("/a/my b")
+
+
+@pytest.mark.parametrize("path", ["my%20dir", "a%23b", "50%25/na%C3%AFve", "k=1,2+3:4"])
+def test_an_address_with_any_letters_is_read_back(path: str) -> None:
+    place = Location.parse(f"s3://bucket/{path}?region=eu-west-1")
+    assert Location.parse(str(place)).path == place.path
+    assert Location.parse(str(place / "x y")).path == f"{place.path}/x y"
