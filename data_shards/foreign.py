@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import mmap
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,9 +22,11 @@ from data_shards.decode import image_size
 from data_shards.location import Location
 from data_shards.manifest import INDEX_NAME, ShardFile, ShardSet, split_order
 from data_shards.manifest_builder import ManifestBuilder
-from data_shards.splits import ALIASES
+from data_shards.splits import ALIASES, HELD_OUT
 from data_shards.tar_scan import Member, scan_tar
-from fsl.errors import ShardError
+from fsl.errors import ConfigError, ShardError
+
+logger = logging.getLogger(__name__)
 
 IMAGE_FIELDS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm")
 LABEL_FIELDS = ("cls", "json", "txt")
@@ -46,14 +50,17 @@ def index_foreign(root: Location, split: str = "base") -> ShardSet:
 
     Args:
         root: local directory with `*.tar`, or with one sub-directory of `*.tar` per split.
-        split: name of the split when the tars lie directly in `root`.
+        split: name of the split when the tars lie directly in `root` ("train" is base again).
 
     Raises:
+        ConfigError: there is no such directory.
         ShardError: an index is there already, no tars, or a tar that is damaged or breaks the
             conventions: members of a sample apart, a key twice, no image, no label.
     """
     if root.local is None:
         raise ShardError(f"{root}: tars are indexed on a local disk; download them first")
+    if not root.local.is_dir():
+        raise ConfigError(f"{root}: no such directory; name the one that holds the tars")
     if (root / INDEX_NAME).exists():
         raise ShardError(f"{root / INDEX_NAME}: exists already; move it away to index again")
     tars = _find_tars(root.local, split)
@@ -65,6 +72,7 @@ def index_foreign(root: Location, split: str = "base") -> ShardSet:
         name: _in_label_order({sample.class_name for tar in shards.values() for sample in tar})
         for name, shards in found.items()
     }
+    _warn_of_shared_classes(root, classes)
     builder = ManifestBuilder(classes, None, {"name": "foreign"}, cls_holds="name")
     files = []
     for name, shards in found.items():
@@ -180,7 +188,22 @@ def _find_tars(root: Path, split: str) -> dict[str, list[Path]]:
         )
     if not direct and not below:
         raise ShardError(f"{root}: no *.tar here or one directory below; name their directory")
-    return {split: direct} if direct else {name: below[name] for name in split_order(list(below))}
+    alone = ALIASES.get(split.lower(), split)
+    return {alone: direct} if direct else {name: below[name] for name in split_order(list(below))}
+
+
+def _warn_of_shared_classes(root: Location, classes: Mapping[str, Sequence[str]]) -> None:
+    """Warn of splits with the same class names; `held_out` has those of `base` by design."""
+    apart = {split: set(names) for split, names in classes.items() if split != HELD_OUT}
+    for (split, names), (other, more) in combinations(apart.items(), 2):
+        shared = sorted(names & more)
+        if shared:
+            many = f" and {len(shared) - 1} more are" if len(shared) > 1 else " is"
+            logger.warning(
+                "%s: class %r%s in %r and in %r; if numbers restart in each split, these are other "
+                "classes: write their names into the labels, else results on %r mean nothing",
+                root, shared[0], many, split, other, other,
+            )  # fmt: skip
 
 
 def _in_label_order(names: set[str]) -> list[str]:

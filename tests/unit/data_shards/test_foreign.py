@@ -14,7 +14,7 @@ from data_shards.foreign import index_foreign, split_name
 from data_shards.location import Location
 from data_shards.reader import Reader
 from data_shards.tar_scan import scan_tar
-from fsl.errors import ShardError
+from fsl.errors import ConfigError, ShardError
 
 Files = Sequence[tuple[str, bytes]]
 
@@ -63,6 +63,22 @@ def test_tars_in_the_root_are_one_split(tmp_path: Path, image: bytes) -> None:
     assert index_foreign(Location.parse(tmp_path), split="val").splits == ["val"]
     with pytest.raises(ShardError, match="exists already"):
         index_foreign(Location.parse(tmp_path))
+    write(tmp_path / "b" / "a.tar", good(image))
+    assert index_foreign(Location.parse(tmp_path / "b"), split="train").splits == ["base"]
+
+
+def test_class_names_in_two_splits_are_warned_of(
+    tmp_path: Path, image: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    for split in ("train", "held_out"):
+        write(tmp_path / "a" / split / "a.tar", good(image))
+        write(tmp_path / "b" / split / "a.tar", good(image))
+    index_foreign(Location.parse(tmp_path / "a"))
+    assert not caplog.messages
+    write(tmp_path / "b" / "test" / "a.tar", good(image))
+    index_foreign(Location.parse(tmp_path / "b"))
+    (line,) = caplog.messages
+    assert "class '10' and 2 more are in 'base' and in 'novel'" in line
 
 
 @pytest.mark.parametrize("kind", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
@@ -189,6 +205,8 @@ def test_a_key_in_two_tars_of_a_split_is_refused(tmp_path: Path, image: bytes) -
 
 
 def test_directories_that_cannot_be_splits_are_refused(tmp_path: Path, image: bytes) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere: no such directory"):
+        index_foreign(Location.parse(tmp_path / "nowhere"))
     with pytest.raises(ShardError, match=r"no \*.tar here or one directory below"):
         index_foreign(Location.parse(tmp_path))
     write(tmp_path / "train/a.tar", good(image))
