@@ -23,6 +23,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.io import ImageReadMode
 
+from data_shards.pillow_images import UNREADABLE, eight_bits
 from fsl.errors import ShardError
 
 JPEG_START = b"\xff\xd8\xff"
@@ -51,7 +52,7 @@ def decode_image(data: bytes, mode: Literal["rgb", "grey"], where: str) -> Tenso
             pixels: Tensor = torch.ops.image.decode_image(encoded, MODES[mode], False)
             return pixels  # (C, H, W)
         return _with_pillow(data, mode)
-    except (RuntimeError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (RuntimeError, *UNREADABLE, Image.DecompressionBombError) as error:
         reason = " ".join(str(error).split("\n")[0].split()) or type(error).__name__
         raise ShardError(
             f"{where}: not a readable image ({len(data)} bytes): {reason}; "
@@ -64,7 +65,7 @@ def image_size(data: bytes, where: str) -> tuple[int, int]:
     try:
         with Image.open(io.BytesIO(data)) as image:
             return image.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except (*UNREADABLE, Image.DecompressionBombError):
         raise ShardError(f"{where}: not a readable image ({len(data)} bytes)") from None
 
 
@@ -73,15 +74,13 @@ def _with_pillow(data: bytes, mode: Literal["rgb", "grey"]) -> Tensor:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             with Image.open(io.BytesIO(data)) as opened:
-                image = _eight_bits(opened).convert(PILLOW_MODES[mode])
+                image = _opaque(eight_bits(opened)).convert(PILLOW_MODES[mode])
         except Image.DecompressionBombWarning as bomb:
             raise ValueError(str(bomb)) from None
     pixels = torch.from_numpy(np.array(image))  # (H, W) or (H, W, 3)
     return pixels[None] if mode == "grey" else pixels.permute(2, 0, 1)
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Return the image with 8-bit channels; Pillow itself clips 16-bit grey to white."""
-    if image.mode.startswith("I"):
-        return Image.fromarray((np.asarray(image).astype(np.int64) >> 8).astype(np.uint8))
+def _opaque(image: Image.Image) -> Image.Image:
+    """Return the image without a colour that means transparent, which Pillow would warn of."""
     return image.convert("RGBA") if "transparency" in image.info else image

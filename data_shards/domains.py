@@ -9,13 +9,20 @@ Every image has the field `domain`. Which images of a domain are held out says i
 from __future__ import annotations
 
 import random
+from collections import Counter
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from data_shards.image_files import ImageFiles, ImageFilesConfig, class_samples, directories
+from data_shards.image_files import (
+    ImageFiles,
+    ImageFilesConfig,
+    class_samples,
+    directories,
+    report_left_out,
+)
 from data_shards.sources import SOURCES, Sample
 from data_shards.splits import HELD_OUT
 from fsl.errors import ConfigError, did_you_mean
@@ -59,10 +66,12 @@ class Domains(ImageFiles[DomainsConfig]):
                 raise ConfigError(
                     f"domains: {self.root} has no folder {name!r}{did_you_mean(name, there)}"
                 )
+        others: Counter[str] = Counter()
+        domains = self.config.domains or there
         found = [
             sample
-            for domain in self.config.domains or there
-            for sample in self._of_domain(domain, directories(self.root / domain))
+            for domain in domains
+            for sample in self._of_domain(domain, directories(self.root / domain), others)
         ]
         if not found:
             raise ConfigError(f"root: {self.root}: holds no folders root/DOMAIN/CLASS")
@@ -73,13 +82,14 @@ class Domains(ImageFiles[DomainsConfig]):
                 f"root: {self.root}: all images of class {min(strange)!r} are held out; "
                 "lower held_out, or remove the class"
             )
+        report_left_out(self.root, (".", *domains), others)
         return found
 
-    def _of_domain(self, domain: str, classes: list[str]) -> list[Sample]:
+    def _of_domain(self, domain: str, classes: list[str], others: Counter[str]) -> list[Sample]:
         images = [
             sample._replace(extra={"domain": domain})
             for name in classes
-            for sample in class_samples(self.root, f"{domain}/{name}", "base", name)
+            for sample in class_samples(self.root, f"{domain}/{name}", "base", name, others)
         ]
         listed = self.root / f"{domain}_test.txt"
         held_out = _listed(listed) if listed.is_file() else self._drawn(domain, images)
@@ -105,5 +115,9 @@ class Domains(ImageFiles[DomainsConfig]):
 
 def _listed(path: Path) -> set[str]:
     """Return the paths of a list with lines of path and class number."""
-    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path}: cannot be read as a list of images: {reason}") from None
     return {line.rpartition(" ")[0].strip() for line in lines if line.strip()}

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from data_shards.image_files import ImageFiles, ImageFilesConfig, class_samples, directories
+from data_shards.image_files import (
+    ImageFiles,
+    ImageFilesConfig,
+    class_samples,
+    directories,
+    report_left_out,
+)
 from data_shards.sources import SOURCES, Sample
 from data_shards.splits import (
     ALIASES,
@@ -55,12 +62,20 @@ class Folder(ImageFiles[FolderConfig]):
 
     @cached_property
     def _samples(self) -> list[Sample]:
-        return [
+        others: Counter[str] = Counter()
+        directories_of = self._folders()
+        found = [
             sample
-            for split, folders in self._folders().items()
+            for split, folders in directories_of.items()
             for class_name, folder in folders.items()
-            for sample in class_samples(self.root, folder, split, class_name)
+            for sample in class_samples(self.root, folder, split, class_name, others)
         ]
+        classes = [
+            Path(folder) for folders in directories_of.values() for folder in folders.values()
+        ]
+        above = {parent.as_posix() for folder in classes for parent in folder.parents}
+        report_left_out(self.root, above, others)
+        return found
 
     def _folders(self) -> dict[str, dict[str, str]]:
         """Return split -> class name -> folder relative to root."""

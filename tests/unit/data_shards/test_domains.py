@@ -72,3 +72,6 @@ def test_what_is_wrong_is_named(root: Path) -> None:
     (root / "sketch_test.txt").write_text("sketch/dog/9.png 0\n")
     with pytest.raises(ConfigError, match=r"sketch_test\.txt: sketch/dog/9\.png is not below"):
         Domains(DomainsConfig(root=root)).samples()
+    (root / "sketch_test.txt").write_bytes(b"sketch/caf\xe9/9.png 0\n")
+    with pytest.raises(ConfigError, match=r"sketch_test\.txt: cannot be read as a list"):
+        Domains(DomainsConfig(root=root)).samples()
