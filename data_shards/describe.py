@@ -9,7 +9,9 @@ from PIL import Image, ImageDraw
 
 from data_shards.location import Location
 from data_shards.manifest import ShardSet, Split
+from data_shards.pillow_images import eight_bits
 from data_shards.reader import Reader
+from fsl.errors import ConfigError
 
 COLUMNS = (
     "split", "classes", "images", "per class", "pixels", "formats", "image MB", "shards", "shard MB"
@@ -44,6 +46,8 @@ def describe(shard_set: ShardSet) -> str:
 
 def contact_sheet(shard_set: ShardSet, seed: int = 0) -> bytes:
     """Return a PNG: a row per class, some classes of every split, drawn at random."""
+    if seed < 0:
+        raise ConfigError(f"seed={seed}: must be 0 or more")
     strips = [(name, _strips(shard_set.split(name), seed)) for name in shard_set.splits]
     width = max(strip.width for _, some in strips for strip in some) + 2 * MARGIN
     height = MARGIN + sum(HEADING + sum(s.height + GAP for s in some) for _, some in strips)
@@ -103,7 +107,7 @@ def _strips(split: Split, seed: int) -> list[Image.Image]:
 def _strip(contents: list[bytes]) -> Image.Image:
     images = []
     for content in contents:
-        image = Image.open(io.BytesIO(content)).convert("RGB")
+        image = eight_bits(Image.open(io.BytesIO(content))).convert("RGB")
         image.thumbnail((LARGEST, LARGEST))
         images.append(image)
     width = sum(image.width + GAP for image in images) - GAP

@@ -7,7 +7,6 @@ index comes last, so a directory with an index is complete.
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import re
@@ -16,12 +15,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
+from data_shards.checked_image import EncodedImage, checked_image
 from data_shards.location import Location
 from data_shards.manifest import INDEX_NAME, ShardFile, ShardSet
 from data_shards.manifest_builder import ManifestBuilder
@@ -39,15 +38,6 @@ READERS = 8
 """Threads that read and decode; more than this waits for the disk anyway."""
 AHEAD = 512
 """Images read ahead of the one being written."""
-
-
-class EncodedImage(NamedTuple):
-    """A checked image."""
-
-    content: bytes
-    ext: str
-    width: int
-    height: int
 
 
 def write_shards(
@@ -79,6 +69,8 @@ def write_shards(
     """
     if shard_mb <= 0 or max_samples < 1:
         raise ConfigError(f"shard_mb={shard_mb}, max_samples={max_samples}: must be positive")
+    if seed < 0:
+        raise ConfigError(f"seed={seed}: must be 0 or more")
     source = build_source(source_config)
     recipe = {
         "settings": source_config.model_dump(mode="json"),
@@ -92,8 +84,9 @@ def write_shards(
     if finished is not None:
         return finished
     try:
+        packing = _Packing(source, destination, recipe, seed, progress)
         clear(destination)
-        return _Packing(source, destination, recipe, seed, progress).run()
+        return packing.run()
     except StorageError as error:
         raise ShardError(f"{error}; no index was written, start again when mended") from error
 
@@ -101,22 +94,27 @@ def write_shards(
 def clear(destination: Location) -> None:
     """Delete what an earlier write left in `destination`, finished or not; nothing else.
 
-    The index goes first: whatever happens next, half a shard set is never taken for a whole one.
+    Files of others are looked for before anything is deleted. Then the index goes first: whatever
+    happens next, half a shard set is never taken for a whole one.
     """
-    (destination / INDEX_NAME).delete()
-    for split in ALL_SPLITS:
-        folder = destination / split
-        if not folder.exists():
-            continue
-        ours = re.compile(rf"\.?{split}-\d{{6}}\.tar(\.part)?|{re.escape(DESCRIPTOR)}")
-        for item in folder.list():
-            if ours.fullmatch(item.name):
-                item.delete()
-            elif not item.name.startswith("."):
-                raise ShardError(
-                    f"{item}: was not made by the writer of shards; choose another directory "
-                    "or move it away"
-                )
+    left = [item for split in ALL_SPLITS for item in _left_of_split(destination / split, split)]
+    for item in (destination / INDEX_NAME, *left):
+        item.delete()
+
+
+def _left_of_split(folder: Location, split: str) -> list[Location]:
+    """Return the writer's own files in the folder of a split; raises ShardError on others."""
+    ours = re.compile(rf"\.?{split}-\d{{6}}\.tar(\.part)?|{re.escape(DESCRIPTOR)}")
+    found = []
+    for item in folder.list() if folder.exists() else ():
+        if ours.fullmatch(item.name):
+            found.append(item)
+        elif not item.name.startswith("."):
+            raise ShardError(
+                f"{item}: was not made by the writer of shards; choose another directory "
+                "or move it away"
+            )
+    return found
 
 
 def _finished(
@@ -259,24 +257,6 @@ class _Packing:
     def _read(self, sample: Sample) -> EncodedImage:
         where = f"source {self.source.config.name!r}: {sample.origin}"
         return checked_image(self.source.read(sample), where)
-
-
-def checked_image(content: bytes, where: str) -> EncodedImage:
-    """Return the image with its format and size, after decoding it once in full.
-
-    A damaged file costs a message now instead of a failure in the middle of a training run.
-    """
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            kind, (width, height) = image.format, image.size
-            image.load()
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-        raise ShardError(f"{where}: not a readable image: {error}") from None
-    if kind not in ("JPEG", "PNG") or max(width, height) >= 2**15:
-        raise ShardError(
-            f"{where}: {kind} of {width} x {height}; expected JPEG or PNG below 32768 pixels"
-        )
-    return EncodedImage(content, "png" if kind == "PNG" else "jpg", width, height)
 
 
 def _descriptor(split: str, shards: Sequence[tuple[ShardFile, str]]) -> str:
