@@ -32,6 +32,7 @@ from fsl.images import ImageSpec
 from fsl.method import Method
 from pipelines.image_store import Store, open_store
 from pipelines.loader_processes import in_order
+from pipelines.memory import lack_explained
 from pipelines.model import LoadedModel
 from pipelines.validation import ImageChunks
 
@@ -190,8 +191,17 @@ def _notes(key: str, features: Tensor) -> dict[str, str]:
 def computed(
     function: Callable[[Tensor], Tensor], batches: Iterable[Tensor], device: torch.device
 ) -> Tensor:
-    """Return what `function` makes of batches of images on `device`, (N, *F) float32 here."""
-    return torch.cat([function(images.to(device)).float().cpu() for images in batches])
+    """Return what `function` makes of batches of images on `device`, (N, *F) float32 here.
+
+    Raises:
+        OutOfMemoryError: a batch is too large for the device.
+    """
+
+    def answer(images: Tensor) -> Tensor:
+        with lack_explained(lambda: f"lower batch_size (a batch here had {len(images)} images)"):
+            return function(images.to(device)).float().cpu()
+
+    return torch.cat([answer(images) for images in batches])
 
 
 def image_batches(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -22,6 +22,13 @@ SIZES = {True: ("max_support", "max_ways", "max_queries"), False: ("ways", "shot
 
 @contextmanager
 def memory_explained(config: TrainConfig) -> Iterator[None]:
+    """Turn a training's lack of memory into one error, see `lack_explained`."""
+    with lack_explained(lambda: _remedy(config)):
+        yield
+
+
+@contextmanager
+def lack_explained(remedy: Callable[[], str]) -> Iterator[None]:
     """Turn a lack of memory in the `with` block into one error that names the remedy.
 
     What the block's frames held is let go, so that the process can do something smaller next.
@@ -36,7 +43,8 @@ def memory_explained(config: TrainConfig) -> Iterator[None]:
             raise
         traceback.clear_frames(error.__traceback__)
         torch.cuda.empty_cache()  # does nothing where there is no GPU
-        raise OutOfMemoryError(_words(error, config)) from error
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise OutOfMemoryError(f"out of memory: {lines[0]}; {remedy()}") from error
 
 
 def lacks_memory(error: BaseException) -> bool:
@@ -44,11 +52,6 @@ def lacks_memory(error: BaseException) -> bool:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)
-
-
-def _words(error: BaseException, config: TrainConfig) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return f"out of memory: {lines[0]}; {_remedy(config)}"
 
 
 def _remedy(config: TrainConfig) -> str:

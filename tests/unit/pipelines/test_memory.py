@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from fsl.errors import OutOfMemoryError
+from pipelines.features import computed
 from pipelines.memory import lacks_memory, memory_explained
 from tests.toy_training import episodic_config, toy_config
 
@@ -70,6 +72,15 @@ def test_where_tasks_pass_one_by_one_only_smaller_ones_help(
     with pytest.raises(OutOfMemoryError) as caught, memory_explained(episodic_config(**changes)):
         raise MemoryError
     assert str(caught.value) == f"out of memory: MemoryError; lower {remedy}"
+
+
+def test_a_pass_over_images_names_its_batch_size() -> None:
+    def large(images: Tensor) -> Tensor:
+        return images.new_empty(PETABYTE)
+
+    message = r"out of memory: .*; lower batch_size \(a batch here had 3 images\)"
+    with pytest.raises(OutOfMemoryError, match=message):
+        computed(large, [torch.zeros(3, 1, 8, 8)], torch.device("cpu"))
 
 
 def test_other_faults_pass() -> None:
