@@ -54,7 +54,8 @@ def main(args: argparse.Namespace) -> int:
 def _add_write(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
-        help="folder, csv, domains, omniglot, cifar, svhn, flowers102, strokes, a plug-in's …",
+        help="folder, csv, domains, omniglot, cifar, svhn, flowers102, strokes, compositions, "
+        "a plug-in's …",
     )
     parser.add_argument("destination", help="directory or s3:// address")
     parser.add_argument(

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from data_shards.sources import SOURCES
 from pipelines.cli import main
 
 SETTINGS = ("images=3", "characters=2", "base_alphabets=2", "novel_alphabets=1")
@@ -50,6 +51,14 @@ def test_describe_prints_the_same_table_and_draws_a_contact_sheet(
     with Image.open(io.BytesIO(picture.read_bytes())) as sheet:
         assert sheet.width >= 3 * 28
         assert len(set(sheet.convert("L").tobytes())) > 10
+
+
+def test_the_help_names_every_built_in_source(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["shards", "write", "--help"]) == 0
+    words = capsys.readouterr().out.replace(",", " ").split()
+    ours = [name for name in SOURCES.names() if SOURCES.get(name).__module__.startswith("data_s")]
+    assert "strokes" in ours
+    assert set(ours) <= set(words)
 
 
 def test_index_makes_a_shard_set_of_tars_without_one(
