@@ -97,7 +97,7 @@ def _check_index(shard_set: ShardSet) -> list[Fault]:
         read_index(shard_set.root), shard_set.class_names, shard_set.files, shard_set.file_splits
     )
     if digest != shard_set.digest:
-        sentences.append("its rows were changed after it was written; index the shards again")
+        sentences.append(f"its rows were changed after it was written; {shard_set.remedy}")
     sentences += _class_faults(shard_set.class_names)
     faults = [Fault(INDEX_NAME, None, None, sentence) for sentence in sentences]
     return faults + _repeated_keys(shard_set)

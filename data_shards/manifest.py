@@ -106,6 +106,12 @@ class ShardSet:
         return cls(root, metadata, [name for name in schema.names if name not in COLUMNS])
 
     @property
+    def remedy(self) -> str:
+        """What to do when the index is damaged; one made anew from our tars lacks class names."""
+        again = "write" if "settings" in self.source else "index"
+        return f"{again} the shards again"
+
+    @property
     def splits(self) -> list[str]:
         """Names of the splits, in order."""
         return list(self.class_names)
@@ -230,13 +236,13 @@ class Split:
         try:
             table = parquet.read_row_groups(groups.tolist(), columns=list(columns))
         except (pa.ArrowException, OSError) as error:
-            raise ShardError(f"{where}: damaged: {error}; index the shards again") from None
+            raise ShardError(f"{where}: damaged: {error}; {self.shard_set.remedy}") from None
         first = before - int((ends - counts)[groups[0]]) if groups.size else 0
         table = table.slice(first, len(self))
         if table.num_rows != len(self):
             raise ShardError(
                 f"{where}: {table.num_rows} rows of split {self.name!r}, its shards hold "
-                f"{len(self)}; index the shards again"
+                f"{len(self)}; {self.shard_set.remedy}"
             )
         return table
 
@@ -253,7 +259,8 @@ def _parquet(where: Location) -> Any:
         return pq.ParquetFile(where.open_input(), page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         raise ShardError(
-            f"{where}: not a readable Parquet file ({error}); index the shards again"
+            f"{where}: not a readable Parquet file ({error}); write the shards again (tars that "
+            "others wrote: index them again)"
         ) from None
 
 
