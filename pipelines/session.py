@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 
 from data_shards.location import Location
-from pipelines.checkpoint import DIRECTORY, SCORE, find_checkpoints
+from pipelines.checkpoint import DIRECTORY, SCORE, CheckpointInfo, find_checkpoints
 from pipelines.watch import Report, Watcher
 
 
@@ -67,8 +67,7 @@ class LocalSession:
     @contextmanager
     def last_checkpoint(self) -> Iterator[Path | None]:
         """Yield the directory of the newest whole checkpoint."""
-        found = list(find_checkpoints(self.out))
-        place = self.out / DIRECTORY / found[-1] if found else None
+        place = newest_checkpoint(self.out)
         if place is None or place.local is not None:
             yield None if place is None else place.local
             return
@@ -85,7 +84,7 @@ class LocalSession:
         place.delete()
         place.upload(directory)
         found = find_checkpoints(self.out)
-        ranked = sorted(found, key=lambda key: found[key].metrics.get(SCORE, -1.0))
+        ranked = sorted(found, key=lambda key: _rank(found[key]))
         kept = {*ranked[-self.keep :], list(found)[-1]}
         for other in found:
             if other not in kept:
@@ -94,3 +93,16 @@ class LocalSession:
     def goes_on(self, report: Report | None) -> bool:
         """Ask the watcher."""
         return report is None or self.watcher is None or self.watcher(report)
+
+
+def newest_checkpoint(out: Location) -> Location | None:
+    """Return the place of the newest whole checkpoint of the stage in `out`."""
+    found = list(find_checkpoints(out))
+    return out / DIRECTORY / found[-1] if found else None
+
+
+def _rank(info: CheckpointInfo) -> tuple[float, int]:
+    """Return what grows with the worth: score, the earlier of equals; without one, later steps."""
+    if SCORE in info.metrics:
+        return info.metrics[SCORE], -info.step
+    return -1.0, info.step
