@@ -22,12 +22,14 @@ import ray.train
 import ray.train.torch
 import torch
 from ray.train import Checkpoint as RayCheckpoint
+from ray.train.collective import broadcast_from_rank_zero
 
 from data_shards.location import Location
 from fsl.errors import FewShotError
-from pipelines.checkpoint import SCORE
+from pipelines.checkpoint import DIRECTORY
 from pipelines.memory import memory_explained
 from pipelines.ray_watch import stop_asked
+from pipelines.session import LocalSession, newest_checkpoint
 from pipelines.trainer import Trainer, TrainSpec
 from pipelines.watch import Report
 
@@ -35,33 +37,46 @@ FAILURES = "failures"
 logger = logging.getLogger(__name__)
 
 
-class RaySession:
-    """A worker's connection to its Ray Train run."""
+class RaySession(LocalSession):
+    """A worker's connection to its Ray Train run.
 
-    def __init__(self, out: Location, threads: int) -> None:
-        self.out = out
+    Ray is told the numbers, never of checkpoints: its own list of them would have to agree with
+    what a local run, or a user, did to the directory in between.
+
+    Args:
+        out: the stage's directory.
+        keep: checkpoints that stay, besides the last one.
+        threads: of torch, where there is no GPU.
+    """
+
+    def __init__(self, out: Location, keep: int, threads: int) -> None:
         context = ray.train.get_context()
-        self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
-        self.device: torch.device = ray.train.torch.get_device()
+        super().__init__(
+            out,
+            keep,
+            rank=context.get_world_rank(),
+            world_size=context.get_world_size(),
+            device=ray.train.torch.get_device(),
+        )
         if self.device.type == "cpu":
             torch.set_num_threads(threads)
 
     @contextmanager
     def last_checkpoint(self) -> Iterator[Path | None]:
-        """Yield the last committed checkpoint, downloaded when it is not on this disk."""
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
+        """Yield the newest whole checkpoint, chosen by rank 0; downloaded once per node."""
+        newest = newest_checkpoint(self.out) if self.rank == 0 else None
+        name = broadcast_from_rank_zero(newest and newest.name)
+        if name is None:
             yield None
             return
-        with checkpoint.as_directory() as directory:
+        place = self.out / DIRECTORY / name
+        with RayCheckpoint(place.path, place.filesystem).as_directory() as directory:
             yield Path(directory)
 
     def save(self, directory: Path | None, name: str, metrics: Mapping[str, float]) -> None:
-        """Upload the checkpoint and report it; a collective of all ranks."""
-        # without validation it ranks below every scored one; Ray logs an error for a missing key
-        numbers = {SCORE: -1.0, **metrics}
-        checkpoint = None if directory is None else RayCheckpoint.from_directory(directory)
-        ray.train.report(numbers, checkpoint=checkpoint, checkpoint_dir_name=name)
+        """Keep the checkpoint and report its numbers; a collective of all ranks."""
+        super().save(directory, name, metrics)
+        ray.train.report(dict(metrics))
 
     def goes_on(self, report: Report | None) -> bool:
         """Look whether the driver has asked for the end."""
@@ -74,9 +89,10 @@ def run_worker(spec: TrainSpec) -> dict[str, float]:
     begun = time.time()
     if fatal_failure(spec.out) is not None:
         return {}
-    session = RaySession(spec.out, spec.config.cluster.cpus_per_worker)
+    config = spec.config
+    session = RaySession(spec.out, config.checkpoint.keep, config.cluster.cpus_per_worker)
     try:
-        with memory_explained(spec.config):
+        with memory_explained(config):
             return Trainer(spec, session).fit()
     except Exception as error:
         _leave_word(spec.out, session.rank, begun, error)

@@ -1,13 +1,12 @@
 """A training run on Ray Train: connect, start the workers, follow them, explain what went wrong.
 
-The run's name decides whether Ray resumes: it is always `checkpoints` below the stage's own
-directory, which belongs to one set of settings. So running a stage again continues it.
+Ray restarts workers; where they go on is ours to say: at the newest whole checkpoint below the
+stage's own directory, which belongs to one set of settings. So running a stage again continues it.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import os
 import pickle
@@ -24,7 +23,7 @@ from ray.train.torch import TorchTrainer
 from data_shards.location import Location
 from fsl import errors
 from fsl.errors import FewShotError, OutOfMemoryError, StageError
-from pipelines.checkpoint import DIRECTORY, SCORE, find_checkpoints
+from pipelines.checkpoint import DIRECTORY, find_checkpoints
 from pipelines.follow import Follower
 from pipelines.progress import ProgressLine
 from pipelines.ray_entry import train_worker
@@ -42,6 +41,7 @@ OBJECT_STORE_BYTES = 150_000_000
 SHOWN_LINES = 15
 START_ATTEMPTS = 3
 SNAPSHOT = "checkpoint_manager_snapshot.json"
+"""Ray's list of checkpoints, which an earlier version left: Ray would insist on all it names."""
 
 
 def connect(address: str | None = None) -> None:
@@ -88,7 +88,7 @@ def run_training(spec: TrainSpec, total_steps: int) -> None:
     connect()
     use_gpu = _uses_gpu(spec.config.cluster)
     _fits(spec.config.cluster, use_gpu)
-    _mend_snapshot(spec)
+    (spec.out / DIRECTORY / SNAPSHOT).delete()
     (spec.out / FAILURES).delete()
     watched = WatchedRun(
         spec.out, spec.label, total_steps, current_watcher(), after=_reached(spec.out)
@@ -122,13 +122,14 @@ def _fit(spec: TrainSpec, use_gpu: bool) -> None:
             _trainer(spec, use_gpu).fit()
             return
         except ray.exceptions.RayActorError as error:  # workers' deaths come as another error
+            if error.actor_init_failed:
+                raise StageError(f"Ray cannot start the training run: {error}") from error
             if 0 <= limit < deaths:
                 raise StageError(
                     f"the controller of the training run died {deaths} times (killed, or out of "
                     f"memory?), more than cluster.max_failures ({limit}); {error}"
                 ) from error
             logger.warning("the controller of the training run died; it is started again")
-            _mend_snapshot(spec)
 
 
 def _trainer(spec: TrainSpec, use_gpu: bool) -> TorchTrainer:
@@ -151,10 +152,6 @@ def _trainer(spec: TrainSpec, use_gpu: bool) -> TorchTrainer:
             storage_path=spec.out.path,
             storage_filesystem=spec.out.filesystem,
             failure_config=TRAIN.FailureConfig(max_failures=cluster.max_failures),
-            checkpoint_config=TRAIN.CheckpointConfig(
-                num_to_keep=spec.config.checkpoint.keep,
-                checkpoint_score_attribute=SCORE if spec.config.validation.every_epochs else None,
-            ),
             logging_config=TRAIN.LoggingConfig(log_level="ERROR"),
         ),
     )
@@ -207,18 +204,6 @@ def _own_interrupt_handler() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _mend_snapshot(spec: TrainSpec) -> None:
-    """Remove Ray's list of checkpoints when a kill left it cut short; training starts anew."""
-    place = spec.out / DIRECTORY / SNAPSHOT
-    if not place.exists():
-        return
-    try:
-        json.loads(place.read_text())
-    except (ValueError, FewShotError):
-        logger.warning("%s: cut short by an earlier kill; training starts from step 0", place)
-        (spec.out / DIRECTORY).delete()
 
 
 def _explained(spec: TrainSpec, error: ray.train.TrainingFailedError) -> FewShotError:
