@@ -26,7 +26,7 @@ from torch.optim import Optimizer
 
 from data_shards.location import Location
 from fsl.config import build
-from fsl.errors import CheckpointError, ConfigError
+from fsl.errors import CheckpointError, ConfigError, StorageError
 from fsl.method import Method
 from pipelines.addition_weights import with_own_additions
 from pipelines.optim import optimizer_state, restore_optimizer
@@ -62,11 +62,23 @@ def write_checkpoint(
     optimizer: Optimizer,
     scaler: torch.amp.GradScaler,
 ) -> None:
-    """Write a checkpoint into the existing local `directory`; the manifest comes last."""
+    """Write a checkpoint into the existing local `directory`; the manifest comes last.
+
+    Raises:
+        StorageError: there is no room for it.
+    """
     tensors = {key: value.detach().cpu().clone() for key, value in method.state_dict().items()}
-    save_file({key: value.contiguous() for key, value in tensors.items()}, directory / MODEL)
+    tensors = {key: value.contiguous() for key, value in tensors.items()}
     state = {"optimizer": optimizer_state(optimizer, method), "scaler": scaler.state_dict()}
-    torch.save(state, directory / STATE)
+    try:
+        save_file(tensors, directory / MODEL)
+        torch.save(state, directory / STATE)
+    except (SafetensorError, RuntimeError, OSError) as error:  # as a full disk makes them
+        raise StorageError(
+            f"{directory}: a checkpoint cannot be written into the temporary directory: "
+            f"{' '.join(str(error).split())}; make room there, or name another directory in the "
+            "environment variable TMPDIR, then run the same command again to continue"
+        ) from error
     files = {
         name: {"bytes": (directory / name).stat().st_size, "sha256": _sha256(directory / name)}
         for name in (MODEL, STATE)

@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from data_shards.location import Location
-from fsl.errors import CheckpointError
+from fsl.errors import CheckpointError, StorageError
 from fsl.method import Method
 from pipelines.checkpoint import (
+    MODEL,
     SCORE,
+    STATE,
     Checkpoint,
     CheckpointInfo,
     trained_config,
@@ -63,6 +65,26 @@ def test_everything_comes_back_bit_for_bit(tmp_path: Path) -> None:
         for name, value in optimizer.state[old].items():
             assert torch.equal(fresh.state[new][name], value)
     assert (checkpoint.info.step, checkpoint.info.world_size) == (3, 2)
+
+
+def full(path: Path) -> None:
+    path.symlink_to("/dev/full")
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil"),
+    [(MODEL, Path.mkdir), (STATE, full)],  # safetensors renames, which a link would not stop
+)
+def test_a_temporary_directory_that_takes_no_file_is_named(
+    tmp_path: Path, name: str, spoil: Callable[[Path], None]
+) -> None:
+    spoil(tmp_path / name)
+    method, optimizer = trained()
+    info = CheckpointInfo(3, 1, 2, DIGEST, CONFIG.model_dump(mode="json"))
+    with pytest.raises(StorageError, match=r"temporary directory: .*variable TMPDIR") as caught:
+        write_checkpoint(tmp_path, info, method, optimizer, scaler())
+    assert str(caught.value).startswith(f"{tmp_path}: ")
+    assert "\n" not in str(caught.value)
 
 
 def cut(path: Path) -> None:
@@ -170,7 +192,9 @@ RIDING["both"] = {**RIDING["mixed"], **RIDING["narrow"]}
 
 def stepped(additions: str, method: str = "supervised") -> tuple[Any, Any]:
     """A small method with additions, and its optimizer, after a step."""
-    tree = {"supervised": {"classes": 3}, "moco": {"head": {"hidden": 16, "output": 8}}}[method]
+    tree: Any = {"supervised": {"classes": 3}, "moco": {"head": {"hidden": 16, "output": 8}}}[
+        method
+    ]
     made_one = made({"name": method, **tree}, RIDING.get(additions, {}))
     optimizer = build_optimizer(made_one, CONFIG.optim)
     made_one.begin_step(START)
