@@ -8,6 +8,7 @@ checkpoint are dropped, since those steps are about to be taken again.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import tempfile
 import time
@@ -19,7 +20,9 @@ from typing import Any, Self
 from torch.utils.tensorboard import SummaryWriter
 
 from data_shards.location import Location
+from fsl.errors import StorageError
 
+logger = logging.getLogger(__name__)
 NAME = "metrics.jsonl"
 BOARD = "tensorboard"
 UPLOAD_SECONDS = 10.0
@@ -80,7 +83,10 @@ class MetricLog:
             with self.place.local.open("a", encoding="utf-8") as stream:
                 stream.write(line + "\n")
         elif time.monotonic() - self._sent > UPLOAD_SECONDS:
-            self.flush()
+            try:
+                self.flush()
+            except StorageError as error:  # a momentary fault: the next line sends this one too
+                logger.warning("%s", error)
 
     def flush(self) -> None:
         """Make everything written so far visible to others."""

@@ -10,8 +10,9 @@ import torch
 
 from data_shards.location import Location
 from fsl.errors import StageError
+from pipelines import metric_log
 from pipelines.follow import Follower
-from pipelines.metric_log import MetricLog, parse_lines, read_metrics
+from pipelines.metric_log import NAME, MetricLog, parse_lines, read_metrics
 from pipelines.progress import ProgressLine
 from pipelines.window import MetricWindow
 
@@ -48,6 +49,21 @@ def test_a_run_from_the_start_begins_an_empty_file(tmp_path: Path) -> None:
         with MetricLog(out) as log:
             train_line(log, 2)
     assert len(read_metrics(out)) == 1
+
+
+def test_a_momentary_fault_of_the_bucket_only_delays_a_line(
+    s3_root: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(metric_log, "UPLOAD_SECONDS", 0.0)
+    out = Location.parse(s3_root) / "hiccup"
+    with MetricLog(out) as log:
+        bucket, log.place = log.place, Location.parse(s3_root.replace("//bucket", "//away")) / NAME
+        train_line(log, 2)
+        log.place = bucket
+        assert read_metrics(out) == []
+        train_line(log, 4)
+        assert [line["step"] for line in read_metrics(out)] == [2, 4]
+    assert caplog.text.count("cannot be written") == 1
 
 
 def test_a_line_cut_by_a_kill_is_left_out() -> None:
