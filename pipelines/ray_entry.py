@@ -15,4 +15,4 @@ def train_worker(settings: Mapping[str, bytes]) -> dict[str, float]:
     from pipelines.ray_session import run_worker  # noqa: PLC0415 - see above
 
     spec = pickle.loads(settings["spec"])  # from our own driver, never from a file
-    return run_worker(spec)
+    return run_worker(spec, settings["attempt"].decode())

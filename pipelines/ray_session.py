@@ -25,9 +25,10 @@ from ray.train import Checkpoint as RayCheckpoint
 from ray.train.collective import broadcast_from_rank_zero
 
 from data_shards.location import Location
-from fsl.errors import FewShotError
+from fsl.errors import FewShotError, StorageError
 from pipelines.checkpoint import DIRECTORY
 from pipelines.memory import memory_explained
+from pipelines.ray_nodes import unseen
 from pipelines.ray_watch import stop_asked
 from pipelines.session import LocalSession, newest_checkpoint
 from pipelines.trainer import Trainer, TrainSpec
@@ -84,10 +85,17 @@ class RaySession(LocalSession):
         return not stop_asked(self.out)
 
 
-def run_worker(spec: TrainSpec) -> dict[str, float]:
-    """Run one worker's part of a training run, in a process of Ray Train."""
+def run_worker(spec: TrainSpec, attempt: str) -> dict[str, float]:
+    """Run one worker's part of a training run, in a process of Ray Train.
+
+    Args:
+        spec: the run.
+        attempt: of the driver; a worker of an earlier one may still be ending.
+    """
+    if not spec.out.exists():
+        raise unseen(spec.out, socket.gethostname())
     begun = time.time()
-    if fatal_failure(spec.out) is not None:
+    if fatal_failure(spec.out, attempt) is not None:
         return {}
     config = spec.config
     session = RaySession(spec.out, config.checkpoint.keep, config.cluster.cpus_per_worker)
@@ -95,28 +103,29 @@ def run_worker(spec: TrainSpec) -> dict[str, float]:
         with memory_explained(config):
             return Trainer(spec, session).fit()
     except Exception as error:
-        _leave_word(spec.out, session.rank, begun, error)
+        _leave_word(spec.out, attempt, session.rank, begun, error)
         raise
 
 
-def _leave_word(out: Location, rank: int, begun: float, error: Exception) -> None:
+def _leave_word(out: Location, attempt: str, rank: int, begun: float, error: Exception) -> None:
+    mendable = isinstance(error, FewShotError)
     record = {
         "rank": rank,
         "begun": begun,
         "failed": time.time(),
         "host": socket.gethostname(),
         "pid": os.getpid(),
-        "fatal": isinstance(error, FewShotError),
+        "fatal": mendable and not isinstance(error, StorageError),  # storage may come back
         "type": type(error).__name__,
         "message": str(error),
         "traceback": traceback.format_exc(),
     }
-    (out / FAILURES / f"rank-{rank}.json").write_text(json.dumps(record, indent=1))
+    (out / FAILURES / attempt / f"rank-{rank}.json").write_text(json.dumps(record, indent=1))
 
 
-def read_failures(out: Location) -> list[dict[str, Any]]:
-    """Return the failures of the last group of workers, in the order they happened."""
-    place = out / FAILURES
+def read_failures(out: Location, attempt: str) -> list[dict[str, Any]]:
+    """Return the failures of the attempt's last group of workers, in the order they happened."""
+    place = out / FAILURES / attempt
     if not place.exists():
         return []
     records = []
@@ -130,6 +139,6 @@ def read_failures(out: Location) -> list[dict[str, Any]]:
     return sorted(current, key=lambda record: float(record["failed"]))
 
 
-def fatal_failure(out: Location) -> dict[str, Any] | None:
+def fatal_failure(out: Location, attempt: str) -> dict[str, Any] | None:
     """Return the first failure that a user has to mend, if there was one."""
-    return next((record for record in read_failures(out) if record["fatal"]), None)
+    return next((record for record in read_failures(out, attempt) if record["fatal"]), None)

@@ -10,10 +10,8 @@ import itertools
 import logging
 import os
 import pickle
-import signal
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import uuid
+from collections.abc import Mapping
 from typing import Any
 
 import ray
@@ -25,8 +23,10 @@ from fsl import errors
 from fsl.errors import FewShotError, OutOfMemoryError, StageError
 from pipelines.checkpoint import DIRECTORY, find_checkpoints
 from pipelines.follow import Follower
+from pipelines.interrupts import interruptible
 from pipelines.progress import ProgressLine
 from pipelines.ray_entry import train_worker
+from pipelines.ray_nodes import refuse_unseen
 from pipelines.ray_session import FAILURES, fatal_failure, read_failures
 from pipelines.ray_watch import WatchedRun
 from pipelines.train_config import ClusterConfig
@@ -88,21 +88,22 @@ def run_training(spec: TrainSpec, total_steps: int) -> None:
     connect()
     use_gpu = _uses_gpu(spec.config.cluster)
     _fits(spec.config.cluster, use_gpu)
+    refuse_unseen(spec.out, _of_one_worker(spec.config.cluster, use_gpu))
     (spec.out / DIRECTORY / SNAPSHOT).delete()
     (spec.out / FAILURES).delete()
+    attempt = uuid.uuid4().hex
     watched = WatchedRun(
         spec.out, spec.label, total_steps, current_watcher(), after=_reached(spec.out)
     )
     try:
         with (
-            _own_interrupt_handler(),
             ProgressLine(spec.label, total_steps) as line,
             Follower(spec.out, line.show, watched.hear),
         ):
-            _fit(spec, use_gpu)
+            _fit(spec, attempt, use_gpu)
     except ray.train.TrainingFailedError as error:
-        raise _explained(spec, error) from error
-    record = fatal_failure(spec.out)
+        raise _explained(spec, attempt, error) from error
+    record = fatal_failure(spec.out, attempt)
     if record is not None:
         raise _as_error(record)
     watched.settle()
@@ -114,12 +115,13 @@ def run_training(spec: TrainSpec, total_steps: int) -> None:
         )
 
 
-def _fit(spec: TrainSpec, use_gpu: bool) -> None:
+def _fit(spec: TrainSpec, attempt: str, use_gpu: bool) -> None:
     """Train; when Ray's own process of the run dies, go on from the last checkpoint."""
     limit = spec.config.cluster.max_failures
     for deaths in itertools.count(1):
         try:
-            _trainer(spec, use_gpu).fit()
+            with interruptible():
+                _trainer(spec, attempt, use_gpu).fit()
             return
         except ray.exceptions.RayActorError as error:  # workers' deaths come as another error
             if error.actor_init_failed:
@@ -132,19 +134,16 @@ def _fit(spec: TrainSpec, use_gpu: bool) -> None:
             logger.warning("the controller of the training run died; it is started again")
 
 
-def _trainer(spec: TrainSpec, use_gpu: bool) -> TorchTrainer:
+def _trainer(spec: TrainSpec, attempt: str, use_gpu: bool) -> TorchTrainer:
     """Return the Ray Train run of a stage."""
     cluster = spec.config.cluster
     return TorchTrainer(
         train_worker,  # type: ignore[arg-type]
-        train_loop_config={"spec": pickle.dumps(spec)},
+        train_loop_config={"spec": pickle.dumps(spec), "attempt": attempt.encode()},
         scaling_config=TRAIN.ScalingConfig(
             num_workers=cluster.workers,
             use_gpu=use_gpu,
-            resources_per_worker={
-                "CPU": cluster.cpus_per_worker,
-                **({"GPU": 1} if use_gpu else {}),
-            },
+            resources_per_worker=_of_one_worker(cluster, use_gpu),
             elastic_resize_monitor_interval_s=cluster.resize_seconds,
         ),
         run_config=TRAIN.RunConfig(
@@ -155,6 +154,10 @@ def _trainer(spec: TrainSpec, use_gpu: bool) -> TorchTrainer:
             logging_config=TRAIN.LoggingConfig(log_level="ERROR"),
         ),
     )
+
+
+def _of_one_worker(cluster: ClusterConfig, use_gpu: bool) -> dict[str, float]:
+    return {"CPU": cluster.cpus_per_worker, **({"GPU": 1} if use_gpu else {})}
 
 
 def _reached(out: Location) -> int:
@@ -176,13 +179,12 @@ def _resources() -> dict[str, float]:
 def _fits(cluster: ClusterConfig, use_gpu: bool) -> None:
     """Refuse what the cluster can never run: Ray would wait for it without a word."""
     have = _resources()
-    need = {"CPU": cluster.fewest * cluster.cpus_per_worker}
-    if use_gpu:
-        need["GPU"] = cluster.fewest
+    one = _of_one_worker(cluster, use_gpu)
+    need = {name: cluster.fewest * amount for name, amount in one.items()}
     short = [name for name, amount in need.items() if have.get(name, 0) < amount]
     if not short:
         return
-    wanted = ", ".join(f"{need[name]} {name}" for name in short)
+    wanted = ", ".join(f"{need[name]:g} {name}" for name in short)
     there = ", ".join(f"{have.get(name, 0):g} {name}" for name in short)
     message = f"{cluster.fewest} workers need {wanted}, but the Ray cluster has {there}"
     if os.environ.get("RAY_ADDRESS"):  # its autoscaler may add nodes when asked
@@ -193,23 +195,10 @@ def _fits(cluster: ClusterConfig, use_gpu: bool) -> None:
     )
 
 
-@contextmanager
-def _own_interrupt_handler() -> Iterator[None]:
-    """Put the handler of Ctrl-C back afterwards: Ray replaces it and leaves its own."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _explained(spec: TrainSpec, error: ray.train.TrainingFailedError) -> FewShotError:
+def _explained(spec: TrainSpec, attempt: str, error: ray.train.TrainingFailedError) -> FewShotError:
     """Return the reason of a failed run: the first rank that failed, its last lines, its logs."""
     failures: Mapping[int, Exception] = getattr(error, "worker_failures", {})
-    records = read_failures(spec.out)
+    records = read_failures(spec.out, attempt)
     told = {record["rank"] for record in records}
     silent = [rank for rank in failures if rank not in told]
     logs = f"logs: {_log_directory()}"
@@ -229,7 +218,7 @@ def _explained(spec: TrainSpec, error: ray.train.TrainingFailedError) -> FewShot
     if not records:
         return StageError(f"{error}; {logs}")
     first = records[0]
-    if first["fatal"]:
+    if hasattr(errors, first["type"]):
         return _as_error(first)
     lines = "\n  ".join(first["traceback"].strip().splitlines()[-SHOWN_LINES:])
     return StageError(

@@ -71,7 +71,8 @@ def test_what_a_user_must_mend_is_said_once_and_not_tried_again(
     spec = toy_spec(config, shards, tmp_path / "broken")
     with pytest.raises(StageError, match=r"the loss of step 5 is nan; .*Lower optim\.lr"):
         run_training(spec, plan_steps(config, shards))
-    record = json.loads((tmp_path / "broken" / "failures" / "rank-0.json").read_text())
+    (place,) = (tmp_path / "broken" / "failures").glob("*/rank-0.json")
+    record = json.loads(place.read_text())
     assert record["fatal"]
     assert [info.step for info in find_checkpoints(spec.out).values()] == [4]
 
