@@ -154,8 +154,8 @@ def test_the_reason_of_a_failure_can_be_read_from_its_cause(
     with pytest.raises(StageError, match="stage 'pretrain'") as caught:
         run_pipeline(config)
     assert type(caught.value.__cause__) is kind
-    records = list((plan(config)["pretrain"].path / "failures").list())
-    assert len(records) == 1  # the group that Ray started again tried nothing
+    (attempt,) = (plan(config)["pretrain"].path / "failures").list()
+    assert len(attempt.list()) == 1  # the group that Ray started again tried nothing
 
 
 def test_a_worker_that_ray_ends_to_save_memory_is_out_of_memory(
@@ -167,6 +167,6 @@ def test_a_worker_that_ray_ends_to_save_memory_is_out_of_memory(
     killed: Any = ray.exceptions.OutOfMemoryError
     death = WorkerHealthCheckFailedError("A worker health check failed.", killed("low on memory"))
     failed: Any = WorkerGroupError("workers", {0: death})
-    error = ray_trainer._explained(toy_spec(toy_config(), shards, tmp_path), failed)
+    error = ray_trainer._explained(toy_spec(toy_config(), shards, tmp_path), "one", failed)
     assert isinstance(error, OutOfMemoryError)
     assert "rank 0" in str(error)
