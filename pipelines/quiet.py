@@ -47,7 +47,7 @@ def configure_logging(root: Location) -> Path:
     if root.local is not None:
         directory = root.local / "logs"
     else:
-        directory = Path(tempfile.gettempdir()) / "fewshot-logs" / root.name
+        directory = Path(tempfile.gettempdir()) / f"fewshot-logs-{os.getuid()}" / root.name
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
