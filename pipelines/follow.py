@@ -5,6 +5,7 @@ The workers may be on other machines: the file is what both sides see.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -14,6 +15,7 @@ from data_shards.location import Location
 from fsl.errors import StorageError
 from pipelines.metric_log import NAME, parse_lines
 
+logger = logging.getLogger(__name__)
 LOCAL_SECONDS, REMOTE_SECONDS = 0.5, 10.0
 
 Listener = Callable[[Sequence[dict[str, Any]]], None]
@@ -53,7 +55,10 @@ class Follower:
         """Read what is new and tell it."""
         lines = self._news()
         for listener in self.listeners:
-            listener(lines)
+            try:
+                listener(lines)
+            except Exception as error:  # who looks on must not end the run, nor the looking
+                logger.warning("%s: new lines cannot be told: %r", self.place, error, exc_info=True)
 
     def _follow(self) -> None:
         while not self._ended.wait(self.seconds):

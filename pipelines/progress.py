@@ -49,7 +49,7 @@ class ProgressLine:
         """Show new lines of metrics; none of them: keep the clock going."""
         for line in lines:
             if line["kind"] == "train":
-                self.shown |= {"loss": line["loss"], "images/s": line["images_per_second"]}
+                self.shown |= {"loss": line.get("loss"), "images/s": line["images_per_second"]}
             elif line["kind"] == "validation":
                 self.shown |= {"val": line["accuracy"]}
             else:

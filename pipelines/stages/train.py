@@ -7,6 +7,7 @@ names its own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from statistics import median
 from typing import ClassVar
@@ -220,7 +221,8 @@ def _numbers(out: Location) -> dict[str, float]:
     """Return what the stage's result shows: the best checkpoint's accuracy, the last loss."""
     pointers = write_pointers(out)
     last, best = pointers["last"], pointers["best"]
-    numbers = {"loss": last.metrics["loss"], "steps": float(last.step)}
+    loss = last.metrics.get("loss", math.nan)  # none when every step was left out
+    numbers = {"loss": loss, "steps": float(last.step)}
     if SCORE in best.metrics:
         numbers |= {SCORE: best.metrics[SCORE], "best_step": float(best.step)}
     lines = [line for line in read_metrics(out) if line["kind"] == "train"]

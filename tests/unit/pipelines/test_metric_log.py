@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -98,6 +100,41 @@ def test_the_progress_line_follows_the_file_and_a_restart(
         follower.update()
         assert progress.words().startswith("loss 2.25")
     assert "pretrain: step 4: collapsed to uniform" in caplog.text
+
+
+def test_a_window_without_a_kept_step_has_no_loss_to_show(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = Location.parse(tmp_path)
+    window = MetricWindow(tolerated=2)
+    bad = {"loss": torch.tensor(float("nan")), "skipped": torch.tensor(1.0)}
+    window.add(0, bad, waited=0, images=8)
+    with ProgressLine("pretrain", 20) as progress, Follower(out, progress.show) as follower:
+        with MetricLog(out) as log:
+            log.write("train", 1, window.close())
+        follower.update()
+        assert progress.shown["step"] == 1
+        assert "loss" not in progress.words()
+    assert not caplog.records
+
+
+def test_a_listener_s_fault_is_said_and_the_others_still_hear(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard: list[int] = []
+
+    def broken(lines: Sequence[dict[str, Any]]) -> None:
+        if lines:
+            raise KeyError("loss")
+
+    def listen(lines: Sequence[dict[str, Any]]) -> None:
+        heard.extend(line["step"] for line in lines)
+
+    out = Location.parse(tmp_path)
+    with Follower(out, broken, listen), MetricLog(out) as log:
+        train_line(log, 2)
+    assert heard == [2]
+    assert "KeyError('loss')" in caplog.text
 
 
 def test_a_window_averages_and_names_the_first_bad_step() -> None:
