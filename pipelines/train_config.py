@@ -105,8 +105,8 @@ class CheckpointConfig(Section):
     """When the state is saved."""
 
     every_steps: Annotated[int, Field(ge=1), RuntimeOnly] | None = None
-    """Save after so many steps; null: after each epoch. Also saved: at each validation, at the
-    end."""
+    """Save after so many steps; null: at the first end of an epoch after a minute. Also saved: at
+    each validation, at the end."""
     keep: Annotated[int, Field(ge=1), RuntimeOnly] = 2
     """Checkpoints that stay: the best ones by validation; the last one always stays."""
 
