@@ -6,17 +6,23 @@ torch would send the traceback of the process instead of the one line that a use
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
 from torch.utils.data import DataLoader, Dataset
 
-from fsl.errors import FewShotError
+from fsl.errors import FewShotError, StorageError
 
 T = TypeVar("T")
 PRELOADED = "pipelines.loader"
 """Imported once, by the server that forks all loader processes."""
+
+DEATH = re.compile(r"(DataLoader worker \(pid|Pin memory thread exited)")
+"""How torch's own words about a process that died begin."""
+CAUGHT = "in DataLoader worker process"
+"""Said of an error that a living process sent."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +76,29 @@ def in_order(
         multiprocessing_context="forkserver" if processes else None,
         prefetch_factor=prefetch if processes else None,
     )
-    for item in loader:
+    for item in _alive(loader) if processes else loader:
         if isinstance(item, Mistake):
             raise item.error
         yield item
+
+
+def _alive(items: Iterable[T]) -> Iterator[T]:
+    """Yield what loader processes make.
+
+    Raises:
+        StorageError: one of them died. It is worth another attempt on Ray, as a StageError is not.
+    """
+    try:
+        yield from items
+    except (RuntimeError, EOFError, ConnectionError) as error:
+        words = " ".join(str(error).split()) or type(error).__name__
+        if CAUGHT in words or (isinstance(error, RuntimeError) and not DEATH.match(words)):
+            raise
+        raise StorageError(
+            f"a loader process died (killed, out of memory or of shared memory?): {words}; lower "
+            "loader_workers, prefetch or the batch size, or enlarge /dev/shm, then run the same "
+            "command again"
+        ) from error
 
 
 def _as_it_is(item: T) -> T:
