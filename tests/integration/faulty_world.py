@@ -31,7 +31,7 @@ RECIPE: dict[str, Any] = {
             "kind": "train",
             "needs": ["shards"],
             "images": {"mode": "rgb", "normalisation": "half", "size": 16},
-            "backbone": {"name": "conv4", "width": 8},
+            "backbone": {"name": "conv4", "width": 8, "pool": "mean"},
             "method": {
                 "name": "masked_distillation",
                 "crops": {"global_size": 16, "local_size": 8, "local_views": 2},
