@@ -27,7 +27,7 @@ SMKD = {
     "optim": {"epochs": 1, "warmup_epochs": 0},
     "validation": VALIDATION,
 }
-CONV = {"name": "conv4", "widths": [4, 4, 4, 8], "halvings": 3, "mask_stage": 3}
+CONV = {"name": "conv4", "widths": [4, 4, 4, 8], "halvings": 3, "mask_stage": 3, "pool": "mean"}
 VIT = {"name": "vit", "width": 16, "depth": 2, "heads": 2, "patch": 8}
 
 
