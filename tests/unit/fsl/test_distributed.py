@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,16 +21,17 @@ from fsl.methods.simclr import ProjectorConfig, SimCLR, SimCLRConfig
 from fsl.methods.smkd import SMKD, SMKDConfig
 from fsl.testing import TOY_IMAGES, tiny_backbone, toy_multiview_batch
 from fsl.types import MultiViewBatch, Progress
+from pipelines.loader_processes import PRELOADED
 
 PROCESSES = 2
-# Forked processes need not import torch again, but cannot run backward where there is a GPU.
-START = "spawn" if torch.cuda.is_available() else "fork"
 forks = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 
 def in_two_processes(work: Callable[[], Any], folder: Path) -> list[Any]:
     """Return what `work` returns in each process."""
-    start_processes(_process, args=(work, str(folder)), nprocs=PROCESSES, start_method=START)
+    # forks of a server that has imported torch: those of a process with threads may crash
+    multiprocessing.get_context("forkserver").set_forkserver_preload([PRELOADED])
+    start_processes(_process, args=(work, str(folder)), nprocs=PROCESSES, start_method="forkserver")
     return [torch.load(folder / f"{number}.pt") for number in range(PROCESSES)]
 
 

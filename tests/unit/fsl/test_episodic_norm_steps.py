@@ -32,7 +32,7 @@ def averages(batches: Sequence[Sequence[int]], steps: int = 1) -> dict[str, Tens
         begin_step(layer)
         for tasks in batches:
             with ExitStack() as contexts:
-                if tasks is IDLE:
+                if tasks == IDLE:
                     contexts.enter_context(standing_in())
                 contexts.enter_context(episodic(layer, len(tasks), SUPPORT))
                 layer(torch.cat([support(task) for task in tasks]))
