@@ -152,6 +152,10 @@ class Ledger:
         out = "OutOfMemory" in reason or "out of memory" in reason
         self._end(number, Outcome.INFEASIBLE if out else Outcome.FAILED, reason)
 
+    def again(self, number: int) -> None:
+        """Hand a running trial out once more, next."""
+        self._interrupted.append(self._frozen(number))
+
     def restarted(self, number: int) -> None:
         """Note that the process of a trial died and is started anew."""
         attrs = self._frozen(number).user_attrs

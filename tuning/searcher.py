@@ -6,6 +6,7 @@ nothing of Ray Tune's own snapshots is ever restored.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from tuning.outcome import TrialNews
 
 NEWS = "news"
 """Key of a `TrialNews`, as JSON, in a result of Ray Tune."""
+SPARE = 3
 
 
 class StudySearcher(Searcher):
@@ -32,12 +34,18 @@ class StudySearcher(Searcher):
         self.pruned: set[str] = set()
         self.deaths: dict[str, str] = {}
         """Why the process of a trial died the last time."""
+        self.restartable: set[str] = set()
+        """Trials whose process died, and may be started again."""
+        self.spare: dict[int, int] = defaultdict(lambda: SPARE)
+        """How often each trial may be handed out again besides Tune's own restarts."""
+        self.asked_out = False
+        """Whether Tune was told that there are no further trials: it asks no more."""
         self.fault: FewShotError | None = None
         """What ends the sweep; Tune would take it for a fault of one trial."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the study out of Tune's snapshots."""
-        return {**self.__dict__, "ledger": None}
+        return {**self.__dict__, "ledger": None, "spare": {}}
 
     @property
     def book(self) -> Ledger:
@@ -52,6 +60,7 @@ class StudySearcher(Searcher):
         except FewShotError as error:
             self.fault, job = error, None
         if job is None:
+            self.asked_out = True
             return Searcher.FINISHED
         self.numbers[trial_id] = job.number
         params = self.book.study.get_trials(deepcopy=False)[job.number].params
@@ -72,7 +81,10 @@ class StudySearcher(Searcher):
     ) -> None:
         """Close a trial in the study."""
         number = self.numbers[trial_id]
-        if error or not result or NEWS not in result:
+        if error and trial_id in self.restartable and not self.asked_out and self.spare[number]:
+            self.spare[number] -= 1
+            self.book.again(number)  # Tune counts one death twice if two calls were under way
+        elif error or not result or NEWS not in result:
             self.book.lost(number, self.deaths.get(trial_id, "its process died"))
         elif trial_id in self.pruned:
             self.book.prune(number)
@@ -106,5 +118,7 @@ class StudyScheduler(FIFOScheduler):
         """Note why a trial's process died; Tune restarts it or closes it next."""
         lines = str(trial.get_error() or "").strip().splitlines()
         self.searcher.deaths[trial.trial_id] = lines[-1] if lines else "its process died"
+        self.searcher.restartable.discard(trial.trial_id)
         if trial.should_recover():  # type: ignore[no-untyped-call]
+            self.searcher.restartable.add(trial.trial_id)
             self.searcher.book.restarted(self.searcher.numbers[trial.trial_id])
