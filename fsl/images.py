@@ -13,6 +13,8 @@ from torch import Tensor
 
 from fsl.config import Section
 
+Side = Annotated[int, Field(ge=8, le=1024)]
+
 STATISTICS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "cifar_fs": (
@@ -32,9 +34,9 @@ class ImageSpec(Section):
     """Three channels, or one."""
     normalisation: Literal["imagenet", "cifar_fs", "half"] = "imagenet"
     """Statistics subtracted and divided by, per channel. `grey` uses their mean over channels."""
-    size: Annotated[int, Field(ge=8, le=1024)] = 224
+    size: Side = 224
     """Side in pixels of evaluation images (after the centre crop)."""
-    resize: Annotated[int, Field(ge=8, le=1024)] | None = None
+    resize: Side | None = None
     """Side the shorter edge is resized to before the centre crop; default size * 8 / 7."""
 
     @property
@@ -51,3 +53,17 @@ class ImageSpec(Section):
         """Return mean and standard deviation, each (C,), of pixels in [0, 1]."""
         mean, std = (torch.tensor(values) for values in STATISTICS[self.normalisation])
         return (mean, std) if self.mode == "rgb" else (mean.mean()[None], std.mean()[None])
+
+
+class ShownImages(Section):
+    """Another size at which a trained network is shown images."""
+
+    size: Side
+    """Side in pixels (after the centre crop). A `vit` resizes its positions: e.g. 320 after
+    training on 224."""
+    resize: Side | None = None
+    """Side the shorter edge is resized to before the centre crop; default size * 8 / 7."""
+
+    def put_on(self, images: ImageSpec) -> ImageSpec:
+        """Return how a network that was trained on `images` sees them at this size."""
+        return images.model_copy(update={"size": self.size, "resize": self.resize})

@@ -1,4 +1,4 @@
-"""What planned stages come from: the trainings behind them, and the images.
+"""What planned stages come from: the trainings behind them, their settings, and the images.
 
 Only labels, keys and settings are read: what the stages make need not be there.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from pipelines.resolve import resolved
 from pipelines.stage import PlannedStage, inputs_giving
 from pipelines.train_config import TrainConfig
 
@@ -35,3 +36,15 @@ def image_sources(inputs: Planned) -> set[str]:
     for table in inputs_giving(inputs, "features"):
         keys |= image_sources(table.inputs) or {table.key}
     return keys
+
+
+def planned_models(inputs: Planned) -> Iterator[tuple[str, TrainConfig]]:
+    """Yield label and `resolved` settings of the train stages among some inputs.
+
+    Of a model that another kind of stage makes nothing is known.
+    """
+    for model in inputs_giving(inputs, "model"):
+        if isinstance(model.config, TrainConfig):
+            earlier = next(planned_models(model.inputs), None)
+            features = bool(inputs_giving(model.inputs, "features"))
+            yield model.label, resolved(model.config, earlier and earlier[1], features)

@@ -7,8 +7,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from data_shards.location import Location
 from data_shards.manifest import ShardSet
 from fsl.config import RuntimeOnly
+from fsl.images import ShownImages
+from pipelines.model import LoadedModel, load_model
 from pipelines.stage import PlannedStage, StageConfig, inputs_giving
 
 
@@ -17,6 +20,8 @@ class AskingConfig(StageConfig):
 
     which: Literal["best", "last"] = "best"
     """Which checkpoint of each train stage."""
+    images: ShownImages | None = None
+    """Size of the images that all models are shown; null: each as in its own validation."""
     batch_size: Annotated[int, Field(ge=1, le=65536), RuntimeOnly] = 256
     """Images per forward pass."""
     loader_workers: Annotated[int, Field(ge=0, le=64), RuntimeOnly] = 0
@@ -26,6 +31,10 @@ class AskingConfig(StageConfig):
     def passes(self) -> dict[str, int]:
         """How images pass, as `pipelines.features` takes it."""
         return {"batch_size": self.batch_size, "loader_workers": self.loader_workers}
+
+    def load(self, stage_path: Location) -> LoadedModel:
+        """Return the trained method of a train stage as it is asked here."""
+        return load_model(stage_path, self.which, self.images)
 
 
 def written_shards(inputs: Mapping[str, PlannedStage]) -> Iterator[ShardSet]:

@@ -36,8 +36,9 @@ def check_sources(inputs: Planned) -> None:
             if _maker(own) != _maker(tables[0]):
                 raise StageError(
                     f"needs: {model.label!r} is trained on the vectors of {own.label!r}, those of "
-                    f"{tables[0].label!r} are made by another network or checkpoint; evaluate it "
-                    f"in a stage of its own, with needs: [{own.label}, {model.label}]"
+                    f"{tables[0].label!r} are made by another network, checkpoint or image size; "
+                    "evaluate it in a stage of its own, with needs: "
+                    f"[{own.label}, {model.label}]"
                 )
 
 
@@ -93,8 +94,10 @@ def _uncentred(protocol: HeadConfig) -> str:
 
 
 def _maker(table: PlannedStage) -> tuple[str, ...]:
-    """Return what made the vectors, whatever the images: network and checkpoint, or the table."""
+    """Return what made the vectors of whatever data: network, checkpoint, size; or the table."""
     networks = inputs_giving(table.inputs, "model")
     if not networks or not isinstance(table.config, AskingConfig):
         return (table.key,)
-    return (*(network.key for network in networks), table.config.which)
+    shown = table.config.images
+    size = "" if shown is None else shown.model_dump_json()
+    return (*(network.key for network in networks), table.config.which, size)

@@ -24,6 +24,7 @@ from data_shards.manifest import ShardSet
 from fsl.backbones.features import FeaturesConfig
 from fsl.config import Section
 from fsl.errors import StageError
+from fsl.images import ShownImages
 from pipelines.checkpoint import Which
 from pipelines.features import computed, image_batches
 from pipelines.image_store import ImageStore
@@ -50,6 +51,7 @@ class Extraction:
     Attributes:
         model: directory of a finished train stage.
         which: which of its checkpoints.
+        shown: size of the images; None: as the model was validated.
         data: the shard set.
         splits: names of the splits; None takes all.
         out: directory of the tables.
@@ -67,6 +69,7 @@ class Extraction:
     batch_size: int
     loader_workers: int = 0
     source: Mapping[str, Any] = field(default_factory=dict)
+    shown: ShownImages | None = None
     rows_per_part: int = ROWS_PER_PART
 
 
@@ -132,7 +135,7 @@ class Extractor:
 
     @cached_property
     def _model(self) -> LoadedModel:
-        model = load_model(self.job.model, self.job.which)
+        model = load_model(self.job.model, self.job.which, self.job.shown)
         if isinstance(model.config.backbone, FeaturesConfig):
             raise StageError(
                 f"{self.job.model}: this model was trained on feature vectors and takes no images; "

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from data_shards.location import Location
 from fsl.backbones import build_backbone
 from fsl.backbones.features import FeaturesConfig
-from fsl.images import ImageSpec
+from fsl.images import ImageSpec, ShownImages
 from fsl.method import Method, build_method
 from pipelines.checkpoint import MODEL, Which, open_checkpoint, settings_of
 from pipelines.train_config import TrainConfig
@@ -40,12 +40,21 @@ def fresh_method(config: TrainConfig, pretrained: bool = True) -> Method[Any]:
     return method
 
 
-def load_model(stage_path: Location, which: Which = "best") -> LoadedModel:
-    """Return the trained method of a train stage, on the CPU, in evaluation mode."""
+def load_model(
+    stage_path: Location, which: Which = "best", shown: ShownImages | None = None
+) -> LoadedModel:
+    """Return the trained method of a train stage, on the CPU, in evaluation mode.
+
+    Args:
+        stage_path: directory of the train stage.
+        which: its best or its last checkpoint.
+        shown: size of the images that it is asked about; None: as when it was validated.
+    """
     with open_checkpoint(stage_path, which) as checkpoint:
         config = settings_of(checkpoint.info, checkpoint.name)
         method = fresh_method(config, pretrained=False)
         checkpoint.restore_model(method)
         digest = checkpoint.info.files[MODEL]["sha256"]
     assert config.images is not None
-    return LoadedModel(method.eval(), config.images, config, digest)
+    images = config.images if shown is None else shown.put_on(config.images)
+    return LoadedModel(method.eval(), images, config, digest)

@@ -36,7 +36,8 @@ from fsl.statistics import PairedDifference
 from pipelines.ancestry import image_sources, trainings
 from pipelines.asking import AskingConfig, written_shards
 from pipelines.features import Part, asked
-from pipelines.model import LoadedModel, load_model
+from pipelines.model import LoadedModel
+from pipelines.shown_images import check_shown
 from pipelines.stage import (
     ONE,
     SOME,
@@ -83,6 +84,7 @@ class ClassifyStage(Stage[ClassifyConfig]):
                     f"needs: {stage.label!r} is trained by method {method!r}, which learns no "
                     "classifier of its training classes; use supervised, or an evaluate stage"
                 )
+        check_shown(self.config.images, inputs)
         for shard_set in written_shards(inputs):
             self._values(self._asked(shard_set))
         self._check_new_images(inputs)
@@ -120,7 +122,7 @@ class ClassifyStage(Stage[ClassifyConfig]):
         predicted: dict[str, NDArray[np.int64]] = {}
         results: list[dict[str, Any]] = []
         for stage in inputs_giving(inputs, "model"):
-            model = load_model(stage.path, self.config.which)
+            model = self.config.load(stage.path)
             counts = training_counts(stage.label, model, shard_set, split)
             answer = model.method.score_classes
             scores = asked(model, Part.whole(split), answer, **self.config.passes)

@@ -38,9 +38,10 @@ from pipelines.candidates import Candidate, Model, Pixels, Vectors
 from pipelines.competitors import Questions, competitors, on_named_rows
 from pipelines.evaluation_inputs import check_base, check_centred, check_sources, check_unseen
 from pipelines.features import Part
-from pipelines.model import LoadedModel, load_model
+from pipelines.model import LoadedModel
 from pipelines.protocols import AnyProtocol
 from pipelines.racing import RaceConfig, check_competitors, race_banks
+from pipelines.shown_images import check_shown
 from pipelines.stage import (
     ANY,
     OPTIONAL,
@@ -135,6 +136,7 @@ class EvaluateStage(Stage[EvaluateConfig]):
                     "baseline; rename it"
                 )
         check_sources(inputs)
+        check_shown(self.config.images, inputs)
         check_unseen(self.config.split, inputs)
         check_centred(self.config.protocols, inputs)
         for source in [*shards, *features]:
@@ -161,6 +163,7 @@ class EvaluateStage(Stage[EvaluateConfig]):
             "classes": split.class_names,
             "images": len(split),
             "data": split.shard_set.digest,
+            "shown": self.config.images and self.config.images.model_dump(),
             "tasks": self.config.tasks,
             "queries": self.config.queries,
             "which": self.config.which,
@@ -195,7 +198,7 @@ class EvaluateStage(Stage[EvaluateConfig]):
         """Yield baselines, the feature table, and each model."""
         config = self.config
         models = inputs_giving(inputs, "model")
-        loaded = [load_model(model.path, config.which) for model in models]
+        loaded = [config.load(model.path) for model in models]
         shards = next((source for source in data if isinstance(source, ShardSet)), None)
         tables = next((source for source in data if isinstance(source, FeatureSet)), None)
         images = next((m.images for m in loaded if not _on_vectors(m)), ImageSpec())

@@ -22,6 +22,7 @@ from fsl.errors import StageError
 from pipelines.asking import AskingConfig, written_shards
 from pipelines.extraction import VECTOR, Extraction, ExtractionCluster, Extractor, Part
 from pipelines.quiet import prepare_environment
+from pipelines.shown_images import check_shown
 from pipelines.stage import (
     ONE,
     STAGES,
@@ -66,6 +67,7 @@ class ExtractFeatures(Stage[ExtractFeaturesConfig]):
                     f"needs: {model.label!r} is trained on feature vectors and takes no images; "
                     "name the stage that trains the network"
                 )
+        check_shown(self.config.images, inputs)
         for shard_set in written_shards(inputs):
             for name in self.config.splits or []:
                 shard_set.split(name)
@@ -77,6 +79,7 @@ class ExtractFeatures(Stage[ExtractFeaturesConfig]):
         job = Extraction(
             model=model.path,
             which=self.config.which,
+            shown=self.config.images,
             data=shards.path,
             splits=None if self.config.splits is None else tuple(self.config.splits),
             out=out,

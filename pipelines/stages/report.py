@@ -12,6 +12,7 @@ from data_shards.location import Location
 from data_shards.manifest import ShardSet, Split
 from fsl.config import build
 from fsl.errors import FewShotError, StageError
+from fsl.images import ShownImages
 from fsl.methods.distillation import Distillation
 from pipelines.accuracies import read_summary
 from pipelines.image_store import ImageStore
@@ -70,7 +71,7 @@ class ReportStage(Stage[ReportConfig]):
     def _episode(self, page: Page, place: Location) -> None:
         """Show an episode of the first evaluation as its last model of images answered it."""
         summary, stages = page.summaries[0], history([place])
-        name, model = _last_model(summary, stages)
+        name, model = last_model(summary, stages)
         split = _shards(list(stages.values())[-1], stages).split(summary["split"])
         bank = load_bank(place, summary["banks"][0]["file"])
         bank.refuse_other(split)
@@ -86,14 +87,15 @@ def _draw(page: Page, what: str, draw: Callable[[], None]) -> None:
         page.left_out.append(f"No {what}: {error}.")
 
 
-def _last_model(
+def last_model(
     summary: Mapping[str, Any], stages: Mapping[str, StageRecord]
 ) -> tuple[str, LoadedModel]:
     """Return the last evaluated model that answers images, and its label."""
     for entry in reversed(summary["models"]):
         record = stages.get(entry["label"])
         if record is not None and record.kind == "train":
-            model = load_model(record.path, summary["which"])
+            shown = summary.get("shown") and build(ShownImages, summary["shown"])
+            model = load_model(record.path, summary["which"], shown)
             if not model.on_vectors:
                 return entry["label"], model
     raise StageError("no trained model of images was evaluated")

@@ -19,7 +19,7 @@ from data_shards.location import Location
 from data_shards.variable_episodes import VariableEpisodes
 from fsl.config import digest, fingerprint
 from fsl.errors import CheckpointError, StageError
-from pipelines.ancestry import image_sources, trainings
+from pipelines.ancestry import image_sources, planned_models, trainings
 from pipelines.checkpoint import (
     DIRECTORY,
     SCORE,
@@ -74,7 +74,7 @@ class TrainStage(Stage[TrainConfig]):
     def check(self, inputs: Mapping[str, PlannedStage]) -> None:
         """Find impossible settings; those about the data once the shards exist."""
         source = data_source(inputs)
-        earlier = _planned_model(inputs)
+        earlier = next(planned_models(inputs), None)
         config = resolved(self.config, earlier and earlier[1], features=source.gives == "features")
         check_settings(config)
         check_method(config)
@@ -138,17 +138,6 @@ def data_source(inputs: Mapping[str, R]) -> R:
             f"features (extract_features or import_features), got {labels}; list exactly one"
         )
     return found[0]
-
-
-def _planned_model(inputs: Mapping[str, PlannedStage]) -> tuple[str, TrainConfig] | None:
-    """Return label and `resolved` settings of the train stage among inputs, if there is one."""
-    models = inputs_giving(inputs, "model")
-    if not models or not isinstance(models[0].config, TrainConfig):
-        return None
-    (model,) = models
-    earlier = _planned_model(model.inputs)
-    features = bool(inputs_giving(model.inputs, "features"))
-    return model.label, resolved(model.config, earlier and earlier[1], features)
 
 
 def plan_steps(config: TrainConfig, data: Data) -> int:

@@ -33,7 +33,7 @@ from fsl.statistics import PairedDifference
 from fsl.student import student_t
 from pipelines.asking import AskingConfig, written_shards
 from pipelines.features import Part, asked
-from pipelines.model import load_model
+from pipelines.shown_images import check_shown
 from pipelines.stage import (
     ONE,
     SOME,
@@ -89,6 +89,7 @@ class ZeroShotStage(Stage[ZeroShotConfig]):
                     f"needs: {stage.label!r} is trained by method {method!r}, which knows no "
                     "pairs; zero_shot asks models of method compositional"
                 )
+        check_shown(self.config.images, inputs)
         for shard_set in written_shards(inputs):
             for name in (self.config.seen_split, self.config.unseen_split):
                 shard_set.split(name)
@@ -128,7 +129,7 @@ class ZeroShotStage(Stage[ZeroShotConfig]):
 
     def _scores(self, stage: StageResult, world: World) -> NDArray[np.float32]:
         """Return the scores of every image for every pair, (N, P)."""
-        model = load_model(stage.path, self.config.which)
+        model = self.config.load(stage.path)
         method: Any = model.method
         check_world(world, method.config.pairs, stage.label)
         numbers = method.numbered(world.pairs)
