@@ -10,6 +10,7 @@ import yaml
 from optuna.trial import FrozenTrial, TrialState
 
 from data_shards.location import Location
+from pipelines.credentials import without_credentials
 from tuning.config import StudyConfig
 from tuning.outcome import own_trials
 from tuning.recipe_tree import STAGES_DIR
@@ -28,8 +29,9 @@ def write_best(space: Space, config: StudyConfig, study: optuna.Study) -> Locati
     if trial is None:
         return None
     recipe: str = yaml.safe_dump(space.full_recipe(trial.params), sort_keys=False)
+    text = "\n".join(_head(space, config, study, trial)) + "\n\n" + recipe
     place = config.root / BEST
-    place.write_text("\n".join(_head(space, config, study, trial)) + "\n\n" + recipe)
+    place.write_text(without_credentials(text))
     return place
 
 

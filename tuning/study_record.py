@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from data_shards.location import Location
 from fsl.config import build
 from fsl.errors import ConfigError, FewShotError
+from pipelines.credentials import without_credentials
 from tuning.branch_config import BranchConfig
 from tuning.config import StudyConfig
 from tuning.recipe_tree import read_tree
@@ -37,7 +38,7 @@ def write_settings(root: Location, config: StudyConfig) -> None:
         left_out |= {"sampler", "pruner"}  # it takes their place
     content = whole.model_dump(mode="json", exclude=left_out, exclude_none=True)
     text: str = yaml.safe_dump(content, sort_keys=False)
-    (root / SETTINGS).write_text(HEAD + text)
+    (root / SETTINGS).write_text(HEAD + without_credentials(text))
 
 
 def read_settings(root: Location) -> StudyConfig | None:
@@ -99,7 +100,10 @@ def _changes(
 
 
 def differences(old: Any, new: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
-    """Yield the places where two settings differ, without those that cannot change a result."""
+    """Yield the places where two settings differ, without those that cannot change a result.
+
+    Credentials in addresses are no difference: the settings on disk are without them.
+    """
     if isinstance(old, BaseModel) and type(old) is type(new):
         for name, field in type(old).model_fields.items():
             if not is_runtime(field):
@@ -107,12 +111,17 @@ def differences(old: Any, new: Any, path: str) -> Iterator[tuple[str, Any, Any]]
     elif isinstance(old, dict) and isinstance(new, dict):
         for name in [*old, *(name for name in new if name not in old)]:
             yield from differences(old.get(name), new.get(name), f"{path}.{name}")
-    elif old != new:
+    elif _shown(old) != _shown(new):
         yield path, _shown(old), _shown(new)
 
 
 def _shown(value: Any) -> Any:
-    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    """Return a value as files and messages have it."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, (list, tuple)):
+        return [_shown(item) for item in value]
+    return without_credentials(value) if isinstance(value, str) else value
 
 
 def _ranges(branch: Branch) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from optuna.distributions import BaseDistribution
 
 from data_shards.location import Location
 from pipelines.commands import duration
+from pipelines.credentials import without_credentials
 from tuning.config import StudyConfig
 from tuning.report import curves, history, importance, parallel, pareto, recipes, slices
 from tuning.report.cost import budget_words, cost_rows, outcome_words, stage_rows
@@ -81,7 +82,9 @@ def render(root: Location, config: StudyConfig, study: optuna.Study) -> str:
         counted=counted,
         listed=listed,
         table=_table(view),
-        study_yaml=yaml.safe_dump(_short(config), sort_keys=False, allow_unicode=True),
+        study_yaml=without_credentials(
+            yaml.safe_dump(_short(config), sort_keys=False, allow_unicode=True)
+        ),
     )  # fmt: skip
 
 
