@@ -23,6 +23,7 @@ from data_shards.labelled_rows import LabelledRows
 from fsl.episode_heads import HeadConfig, build_head
 from fsl.evaluation import EpisodeScores
 from pipelines.candidates import Candidate
+from pipelines.memory import lack_explained
 from pipelines.protocols import OWN, protocol_names
 
 
@@ -122,7 +123,21 @@ class Competitor:
     seed: int
 
     def answer(self, questions: Questions) -> EpisodeScores:
-        """Right queries per episode and way."""
+        """Right queries per episode and way.
+
+        Raises:
+            OutOfMemoryError: what the episodes name does not fit the device.
+        """
+        with lack_explained(
+            lambda: (
+                f"{self.candidate.name!r} answers episodes of {len(questions.labels)} images under "
+                f"{self.protocol_name!r}; lower ways, shots or queries, or answer on the CPU: set "
+                "the environment variable CUDA_VISIBLE_DEVICES to nothing"
+            )
+        ):
+            return self._answer(questions)
+
+    def _answer(self, questions: Questions) -> EpisodeScores:
         labels, support, query = questions.labels, questions.support, questions.query
         protocol, candidate = self.protocol, self.candidate
         if protocol.name == OWN:

@@ -94,6 +94,7 @@ def _identity(planned: PlannedStage) -> dict[str, Any]:
         "kind": planned.config.kind,
         "version": planned.stage.version,
         "key": planned.key,
+        "data": planned.data,
         "inputs": [
             {"label": item.label, "kind": item.config.kind, "key": item.key, "dir": item.path.name}
             for item in planned.inputs.values()

@@ -106,11 +106,13 @@ def plan(config: PipelineConfig) -> dict[str, PlannedStage]:
         check_inputs(label, stage, inputs)
         try:
             stage.check(inputs)
-            key = stage.key([item.key for item in inputs.values()])
+            data = stage.data_digest()
         except FewShotError as error:
             raise ConfigError(f"stages.{label} ({seeded.kind}): {error}") from error
+        key = stage.key([item.key for item in inputs.values()], data)
         path = places.of(label, key)
-        planned[label] = _with_state(PlannedStage(label, stage, key, path, "run", inputs))
+        new = PlannedStage(label, stage, key, path, "run", inputs, data=data)
+        planned[label] = _with_state(new)
     return planned
 
 

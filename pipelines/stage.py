@@ -82,6 +82,7 @@ class PlannedStage:
         inputs: the stages it needs, by label, in the recipe's order.
         result: what it left behind, when done.
         finished: when it was done, ISO 8601, or "".
+        data: digest of the outside data it reads, see `Stage.data_digest`.
     """
 
     label: str
@@ -92,6 +93,7 @@ class PlannedStage:
     inputs: Mapping[str, PlannedStage] = field(default_factory=dict)
     result: StageResult | None = None
     finished: str = ""
+    data: str = ""
 
     @property
     def config(self) -> Any:
@@ -152,14 +154,19 @@ class Stage(ABC, Generic[C]):
         """Return a digest of the outside data this stage reads (not of its inputs)."""
         return ""
 
-    def key(self, input_keys: Sequence[str]) -> str:
-        """Return the identity of the result (64 hex digits)."""
+    def key(self, input_keys: Sequence[str], data: str) -> str:
+        """Return the identity of the result (64 hex digits).
+
+        Args:
+            input_keys: of the needed stages.
+            data: what `data_digest` returns.
+        """
         return digest(
             {
                 "kind": self.config.kind,
                 "version": self.version,
                 "settings": fingerprint(self.keyed()),
-                "data": self.data_digest(),
+                "data": data,
                 "inputs": list(input_keys),
             }
         )

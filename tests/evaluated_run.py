@@ -39,6 +39,7 @@ class EvaluatedRun:
         settings: evaluate settings that differ from the usual.
         luck: spread of the accuracy over classes that is the model's own.
         chain: whether each model starts from the one before it.
+        pretrained: file of weights that the models start from, and digest of its content.
     """
 
     root: Path
@@ -52,6 +53,7 @@ class EvaluatedRun:
     data: str = "data"
     cpu_minutes: float | None = 10.0
     chain: bool = False
+    pretrained: tuple[str, str] | None = None
     label: str = "evaluate"
     finished: str = "2026-01-01 00:00:00"
 
@@ -92,11 +94,14 @@ class EvaluatedRun:
             "kind": "train", "seed": self.seed, "needs": [], "optim": {"lr": self.lr},
             "method": {"name": "masked_distillation"}, "backbone": {"name": "conv4"},
         }  # fmt: skip
-        key = digest([label, self.seed, self.lr])
+        file, content = self.pretrained or (None, "")
+        if file is not None:
+            config["backbone"] = {"name": "vit", "pretrained": file}
+        key = digest([label, self.seed, self.lr, *content])
         place = self.root / f"{label}-{key[:12]}"
         place.mkdir(parents=True, exist_ok=True)
         spent = {} if self.cpu_minutes is None else {"cpu_minutes": self.cpu_minutes}
-        identity = {"label": label, "kind": "train", "key": key}
+        identity = {"label": label, "kind": "train", "key": key, "data": content}
         self._record(place, {**identity, "inputs": needs}, config, spent)
         return {**identity, "dir": place.name}
 

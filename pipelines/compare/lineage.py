@@ -100,13 +100,17 @@ def _identity(record: StageRecord, stages: Stages, ignored: Mapping[str, Any]) -
 def _settings(record: StageRecord, ignored: Mapping[str, Any]) -> str:
     """Return the fingerprint of a stage's settings with fixed values for the ignored ones.
 
-    Settings that the installed version does not understand are compared as they are written.
+    A file whose content is recorded counts by that, wherever it lay. Settings that the installed
+    version does not understand are compared as they are written.
     """
     try:
-        config = build(STAGES.get(record.kind).Config, record.config)
+        kind = STAGES.get(record.kind)
+        config = build(kind.Config, record.config)
     except FewShotError:
         dropped = {*ignored, "needs"}
         return digest({k: v for k, v in record.config.items() if k not in dropped})
+    keyed = kind(config).keyed() if record.data else config
     fields = type(config).model_fields
     update = {key: value for key, value in ignored.items() if key in fields}
-    return fingerprint(config.model_copy(update=update))
+    found = fingerprint(keyed.model_copy(update=update))
+    return found if keyed == config else digest([found, record.data])

@@ -22,7 +22,7 @@ KEY_DIGITS = 8
 
 @dataclass(frozen=True)
 class StageRecord:
-    """A finished stage as its directory describes it."""
+    """A finished stage as its directory describes it; `data`: digest of what it read outside."""
 
     label: str
     kind: str
@@ -32,6 +32,7 @@ class StageRecord:
     result: dict[str, Any]
     provenance: dict[str, Any]
     needs: tuple[str, ...]
+    data: str = ""
 
     @property
     def seconds(self) -> float:
@@ -145,6 +146,7 @@ def _collect(name: str, tree: _Tree, found: dict[str, StageRecord]) -> None:
         result=_read(place / "result.json"),
         provenance=_read(provenance) if provenance.exists() else {},
         needs=needs,
+        data=str(config.get("data", "")),
     )
 
 

@@ -53,6 +53,21 @@ def test_trainings_with_one_seed_count_as_one(tmp_path: Path) -> None:
     assert "Every method was trained once" in " ".join(cautions(found.panels))
 
 
+@pytest.mark.parametrize(("contents", "methods"), [("aa", 1), ("ab", 2)])
+def test_a_file_of_weights_counts_by_its_content(
+    tmp_path: Path, contents: str, methods: int
+) -> None:
+    for seed, content in enumerate(contents):
+        start = (f"weights/of machine {seed}.safetensors", content)
+        EvaluatedRun(
+            tmp_path / f"run{seed}", {"x": 0.8}, seed, settings=SMALL, pretrained=start,
+            baselines={"pixels": 0.4},
+        ).write()  # fmt: skip
+    found = compare([tmp_path / "run0", tmp_path / "run1"])
+    assert len([name for name in found.names if name != "pixels"]) == methods
+    assert row(found, found.names[0]).runs == 3 - methods
+
+
 def test_seeds_that_stand_apart_are_seeds_nevertheless(tmp_path: Path) -> None:
     for seed in range(3):
         EvaluatedRun(tmp_path / "run", {"train": 0.8}, seed=seed, settings=SMALL).write()
