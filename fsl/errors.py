@@ -51,7 +51,7 @@ class NonFiniteError(StageError):
 
 
 class OutOfMemoryError(StageError):
-    """A training run, or a pass over images, needs more memory than its device has."""
+    """A training run, a pass over images, or answering needs more memory than its device has."""
 
 
 class CheckpointError(StageError):

@@ -128,14 +128,16 @@ class Competitor:
         Raises:
             OutOfMemoryError: what the episodes name does not fit the device.
         """
-        with lack_explained(
-            lambda: (
-                f"{self.candidate.name!r} answers episodes of {len(questions.labels)} images under "
-                f"{self.protocol_name!r}; lower ways, shots or queries, or answer on the CPU: set "
-                "the environment variable CUDA_VISIBLE_DEVICES to nothing"
-            )
-        ):
+        with lack_explained(lambda: self._remedy(questions)):
             return self._answer(questions)
+
+    def _remedy(self, questions: Questions) -> str:
+        on_cpu = ", or hide the GPU: set the environment variable CUDA_VISIBLE_DEVICES to nothing"
+        return (
+            f"{self.candidate.name!r} answers with protocol {self.protocol_name!r} about "
+            f"{len(questions.labels)} images; lower tasks, queries, shots or ways"
+            f"{on_cpu * torch.cuda.is_available()}"
+        )
 
     def _answer(self, questions: Questions) -> EpisodeScores:
         labels, support, query = questions.labels, questions.support, questions.query

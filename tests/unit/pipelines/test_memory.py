@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import weakref
+from functools import cached_property
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from fsl.config import build
 from fsl.errors import OutOfMemoryError
+from pipelines.candidates import Candidate
+from pipelines.competitors import Questions, competitors
 from pipelines.features import computed
 from pipelines.memory import lacks_memory, memory_explained
+from pipelines.stages.evaluate import EvaluateConfig
 from tests.toy_training import episodic_config, toy_config
 
 PETABYTE = 10**15
@@ -104,3 +109,25 @@ def test_what_the_frames_held_is_gone_while_the_error_lives() -> None:
         train()
     assert caught.value.__cause__ is not None
     assert held[0]() is None
+
+
+class _TooLarge(Candidate):
+    """Keeps more of every image than its device has room for."""
+
+    @cached_property
+    def features(self) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 60.00 GiB.\nmore")
+
+
+@pytest.mark.parametrize("protocol", ["method", "ridge"])
+def test_a_lack_while_answering_names_who_answers_and_what_to_lower(protocol: str) -> None:
+    rows = torch.arange(8).reshape(1, 2, 4)
+    asked = Questions(torch.arange(8) // 4, torch.tensor([[0, 1]]), rows[..., :2], rows[..., 2:])
+    settings = build(EvaluateConfig, {"protocols": [protocol]}).protocols
+    (competitor,) = competitors(_TooLarge("large", "digest"), settings, 0)
+    message = (
+        rf"out of memory: CUDA out of memory. Tried to allocate 60.00 GiB.; 'large' answers with "
+        rf"protocol '{protocol}' about 8 images; lower tasks, queries, shots or ways"
+    )
+    with pytest.raises(OutOfMemoryError, match=message):
+        competitor.answer(asked)
