@@ -140,7 +140,7 @@ def _fall(finalists: Sequence[Finalist], asked: ValidationConfig, fresh: Finalis
 def _order(finalists: Sequence[Finalist], comparison: Comparison, asked: ValidationConfig) -> str:
     """Say whether the search's best is the best on fresh tasks too."""
     panels = comparison.panels
-    alike = [p for p in panels if (p.bank.ways, p.bank.shots) == (asked.ways, asked.shots)]
+    alike = [p for p in panels if p.bank.order == (asked.ways, asked.shots)]
     panel = (alike or list(panels))[0]
     names = {finalist.label: finalist.name for finalist in finalists}
     order = [row.answers[0].model for row in panel.rows]

@@ -19,12 +19,12 @@ from optuna.trial import FrozenTrial, TrialState
 from data_shards.location import Location
 from fsl.config import build
 from fsl.errors import ConfigError
+from pipelines.accuracies import read_table
 from pipelines.checkpoint import find_checkpoints
 from pipelines.commands import duration
 from pipelines.compare import compare
 from pipelines.compare.comparison import Comparison
 from pipelines.compare.files import write
-from pipelines.compare.load import load
 from pipelines.compare.numbers import as_json
 from pipelines.compare.table import text
 from pipelines.runner import PipelineConfig, StageEvent, plan, run_planned
@@ -166,10 +166,9 @@ def _ask(space: Space, config: StudyConfig, trial: FrozenTrial) -> Finalist | No
     name = f"trial {trial.number}" + (f" ({branch.label})" if len(space.branches) > 1 else "")
     results = run_planned(recipe, planned, Progress(name), shared=True)
     place = results[evaluation.label].path
-    (answered,), _ = load(place)
     fresh = [
         Fresh(item.setting.ways, item.setting.shots, item.mean.mean, item.mean.half_width)
-        for item in answered.scored
+        for item in read_table(place)
         if item.model == label
     ]
     search = trial.user_attrs.get("metrics", {}).get(SCORE)

@@ -1,8 +1,8 @@
-"""What is compared: the answers of one model, under one protocol, to one sealed bank."""
+"""What is compared: the answers of one model, under one protocol, to what all were asked."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,44 +11,20 @@ from torch import Tensor
 
 from data_shards.location import Location
 from fsl.errors import ConfigError, did_you_mean
-from pipelines.compare.lineage import (
-    cpu_minutes,
-    is_trained,
-    method_digest,
-    seed_of,
-    trainings_before,
-)
-from pipelines.compare.load import Evaluation
+from pipelines.compare.asked import Asked, Bank
 from pipelines.protocols import OWN
 
 PROTOTYPE = "prototype"
 
 
 @dataclass(frozen=True)
-class Bank:
-    """Which episodes were asked. Equal digests mean the same images in the same places."""
-
-    digest: str
-    ways: int
-    shots: int
-    split: str
-    data: str
-    tasks: int
-    queries: int | str
-    seed: int
-
-    def __str__(self) -> str:
-        return f"{self.ways}-way {self.shots}-shot"
-
-
-@dataclass(frozen=True)
 class Answers:
-    """One model's accuracy on each episode of a bank.
+    """One model's accuracy on each episode of a bank, or on each image.
 
     Attributes:
         run: directory of the run.
-        place: directory of the evaluate stage.
-        evaluation: label of the evaluate stage.
+        place: directory of the evaluate or classify stage.
+        evaluation: label of that stage.
         model: label of the stage that made it, or name of a baseline.
         trained: whether training is behind it; a baseline has no seed.
         protocol: how the queries were answered.
@@ -57,7 +33,7 @@ class Answers:
         method: identity of model and evaluation settings but for the seeds.
         cpu_minutes: training time of the model with all it was made from, if recorded.
         before: the trainings that the model was made from, by key.
-        bank: the episodes.
+        bank: the episodes, or images: each is asked once and has one way, its class.
         accuracies: (E,) float64.
         way_accuracies: (E, W) float64, of the queries of each way.
         classes: (E, W) class numbers.
@@ -74,7 +50,7 @@ class Answers:
     method: str
     cpu_minutes: float | None
     before: frozenset[str]
-    bank: Bank
+    bank: Asked
     accuracies: Tensor
     way_accuracies: Tensor
     classes: Tensor
@@ -96,8 +72,8 @@ class Wanted:
             ConfigError: an option names what no evaluation has, or nothing is left.
         """
         known: dict[str, tuple[Collection[Any], set[Any]]] = {
-            "ways": (self.ways, {item.bank.ways for item in answers}),
-            "shots": (self.shots, {item.bank.shots for item in answers}),
+            "ways": (self.ways, {bank.ways for bank in _banks(answers)}),
+            "shots": (self.shots, {bank.shots for bank in _banks(answers)}),
             "labels": (self.labels, {item.model for item in answers}),
             "protocol": (self.protocols, {item.protocol for item in answers}),
         }
@@ -105,7 +81,7 @@ class Wanted:
             for value in asked:
                 if value not in there:
                     near = did_you_mean(str(value), map(str, there))
-                    listed = ", ".join(str(item) for item in sorted(there))
+                    listed = ", ".join(str(item) for item in sorted(there)) or "none"
                     raise ConfigError(f"--{option}: nothing has {value!r}{near}; there is {listed}")
         chosen = [item for item in answers if self._wants(item)]
         if not chosen:
@@ -114,38 +90,21 @@ class Wanted:
 
     def _wants(self, item: Answers) -> bool:
         return (
-            (not self.ways or item.bank.ways in self.ways)
-            and (not self.shots or item.bank.shots in self.shots)
+            self._wants_bank(item.bank)
             and (not self.labels or item.model in self.labels)
             and (not self.protocols or item.protocol in self.protocols)
         )
 
-
-def answers_of(evaluation: Evaluation) -> Iterator[Answers]:
-    """Yield what an evaluation holds, in its order."""
-    summary, stages = evaluation.summary, evaluation.stages
-    banks = {(entry["ways"], entry["shots"]): _bank(summary, entry) for entry in summary["banks"]}
-    weights = {entry["label"]: str(entry.get("weights", "")) for entry in summary["models"]}
-    heads = _heads(evaluation)
-    for item in evaluation.scored:
-        setting, model = item.setting, item.model
-        yield Answers(
-            run=evaluation.run,
-            place=evaluation.place,
-            evaluation=evaluation.label,
-            model=model,
-            trained=is_trained(model, stages),
-            protocol=setting.protocol,
-            seed=seed_of(model, stages),
-            weights=weights.get(model, ""),
-            method=method_digest(model, evaluation.label, stages, heads.get(setting.protocol)),
-            cpu_minutes=cpu_minutes(model, stages),
-            before=trainings_before(model, stages),
-            bank=banks[setting.ways, setting.shots],
-            accuracies=item.scores.accuracies,
-            way_accuracies=item.scores.way_accuracies,
-            classes=item.classes,
+    def _wants_bank(self, bank: Asked) -> bool:
+        if not isinstance(bank, Bank):
+            return not self.ways and not self.shots
+        return (not self.ways or bank.ways in self.ways) and (
+            not self.shots or bank.shots in self.shots
         )
+
+
+def _banks(answers: Sequence[Answers]) -> list[Bank]:
+    return [item.bank for item in answers if isinstance(item.bank, Bank)]
 
 
 def without_eliminated(answers: Sequence[Answers]) -> tuple[list[Answers], list[str]]:
@@ -210,24 +169,3 @@ def _without_twins(answers: Sequence[Answers]) -> list[Answers]:
     return [
         item for item in answers if item.protocol != PROTOTYPE or (item.place, item.model) in other
     ]
-
-
-def _heads(evaluation: Evaluation) -> dict[str, Any]:
-    """Return the settings of each protocol: two with one name may answer differently."""
-    names = dict.fromkeys(item.setting.protocol for item in evaluation.scored)
-    settings = evaluation.summary.get("protocols", [])  # in the order in which models are scored
-    return dict(zip(names, settings, strict=True)) if len(names) == len(settings) else {}
-
-
-def _bank(summary: Mapping[str, Any], entry: Mapping[str, Any]) -> Bank:
-    digest = str(entry["file"]).removeprefix("bank-").removesuffix(".parquet")
-    return Bank(
-        digest,
-        entry["ways"],
-        entry["shots"],
-        summary["split"],
-        summary["data"],
-        summary["tasks"],
-        summary["queries"],
-        summary["seed"],
-    )

@@ -26,8 +26,8 @@ LETTER = 0.075
 CAPTION_LETTER = 0.078
 LEAST_WIDTH = 7.0
 FOREST_KEY = (
-    "Dot: accuracy, line: 95 % over episodes, bar: 95 % over classes, small dots: training runs. "
-    "Blue: cannot be told from the best."
+    "Dot: accuracy, line: 95 % over episodes (or images), bar: 95 % over classes, small dots: "
+    "training runs. Blue: cannot be told from the best."
 )
 MATRIX_KEY = (
     "Row minus column, in points. Coloured: real on these classes, bold: on other classes too; "

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "runs",
         nargs="+",
         metavar="RUN",
-        help="run directories (runs/NAME), or directories of evaluate stages",
+        help="run directories (runs/NAME), or directories of evaluate or classify stages",
     )
     parser.add_argument("--ways", type=_numbers, default=(), help="only these, e.g. 5 or 5,20")
     parser.add_argument("--shots", type=_numbers, default=(), help="only these, e.g. 1 or 1,5")

@@ -12,7 +12,6 @@ from fsl.errors import ConfigError, did_you_mean
 from pipelines.compare.answers import (
     Answers,
     Wanted,
-    answers_of,
     without_eliminated,
     without_repeats,
 )
@@ -29,7 +28,7 @@ class Comparison:
     """Methods compared where they answered the same episodes.
 
     Attributes:
-        panels: one table per sealed bank that at least two methods answered.
+        panels: one table per sealed bank, or images, that at least two methods answered.
         notes: what was left out or could not be compared, and why.
     """
 
@@ -80,10 +79,9 @@ def _read(paths: Sequence[str | Path | Location]) -> tuple[list[Answers], list[s
     answers: list[Answers] = []
     notes: list[str] = []
     for path in paths:
-        evaluations, said = load(path if isinstance(path, Location) else Location.parse(path))
+        found, said = load(path if isinstance(path, Location) else Location.parse(path))
+        answers += found
         notes += said
-        for evaluation in evaluations:
-            answers += answers_of(evaluation)
     return answers, notes
 
 

@@ -13,7 +13,7 @@ from statistics import variance
 
 from torch import Tensor
 
-from fsl.comparisons import LEVEL, pairwise
+from fsl.comparisons import LEVEL, Comparison, pairwise
 from fsl.student import student_t
 
 
@@ -63,7 +63,7 @@ def all_differences(
     values: Sequence[Tensor],
     ways: Sequence[Tensor],
     run_means: Sequence[Sequence[float]],
-    classes: Tensor,
+    classes: Tensor | None,
 ) -> Mapping[tuple[int, int], Difference]:
     """Compare each method with each other one; (i, j) -> i minus j, both ways round.
 
@@ -71,12 +71,14 @@ def all_differences(
         values: M times (E,), accuracy of each episode.
         ways: M times (E, W), accuracy on the queries of each class.
         run_means: M times the accuracies of the training runs.
-        classes: (E, W) class numbers.
+        classes: (E, W) class numbers; None where no other classes are meant.
     """
     numbers = range(len(values))
     table = {str(i): values[i] for i in numbers}
     over_episodes = pairwise(table)
-    over_classes = pairwise(table, classes, {str(i): ways[i] for i in numbers})
+    over_classes: Sequence[Comparison | None] = [None] * len(over_episodes)
+    if classes is not None:
+        over_classes = pairwise(table, classes, {str(i): ways[i] for i in numbers})
     found: dict[tuple[int, int], Difference] = {}
     pairs = combinations(numbers, 2)
     for (i, j), one, other in zip(pairs, over_episodes, over_classes, strict=True):
@@ -84,8 +86,8 @@ def all_differences(
             mean=-one.mean,  # theirs is the second less the first
             half_width=one.half_width,
             p=one.adjusted,
-            class_half_width=other.half_width,
-            class_p=other.adjusted,
+            class_half_width=other.half_width if other else math.nan,
+            class_p=other.adjusted if other else math.nan,
             run_half_width=run_half_width(run_means[i], run_means[j]),
         )
         found[j, i] = -found[i, j]

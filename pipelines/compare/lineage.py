@@ -7,14 +7,9 @@ from typing import Any
 
 from fsl.config import build, digest, fingerprint
 from fsl.errors import FewShotError
+from pipelines.asking import AskingConfig
 from pipelines.report.history import StageRecord
 from pipelines.stage import STAGES
-
-EPISODES = {
-    "seed": 0, "split": "", "ways": 2, "shots": [1], "tasks": 2, "queries": 1,
-    "protocols": ["prototype"], "baselines": [], "race": None,
-}  # fmt: skip
-"""Settings of an evaluate stage that say what was asked, not how a model answers."""
 
 Stages = Mapping[str, StageRecord]
 
@@ -29,11 +24,11 @@ def method_digest(label: str, evaluation: str, stages: Stages, head: Any) -> str
 
     Args:
         label: the model's; one that is no stage is a baseline, known by name and image settings.
-        evaluation: label of the evaluate stage.
+        evaluation: label of the evaluate or classify stage.
         stages: what the evaluation was made from.
         head: settings of the protocol, None when they are not recorded.
     """
-    how = [_settings(stages[evaluation], EPISODES), head]
+    how = [_asking(stages[evaluation]), head]
     if label in stages:
         return digest({"label": label, "model": settings_digest(label, stages), "how": how})
     images = next((r.config["images"] for r in stages.values() if r.config.get("images")), None)
@@ -87,6 +82,13 @@ def _made_from(label: str, stages: Stages) -> Iterator[StageRecord]:
             seen.add(name)
             waiting += stages[name].needs
             yield stages[name]
+
+
+def _asking(evaluation: StageRecord) -> str:
+    """Return the identity of how models are asked, not of what, in whatever kind of stage."""
+    fields = AskingConfig.model_fields
+    there = {name: value for name, value in evaluation.config.items() if name in fields}
+    return fingerprint(build(AskingConfig, {**there, "kind": ""}))
 
 
 def _identity(record: StageRecord, stages: Stages, ignored: Mapping[str, Any]) -> str:

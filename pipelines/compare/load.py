@@ -1,53 +1,36 @@
-"""Finds the finished evaluate stages that a path stands for, and reads them.
+"""Finds the finished evaluate and classify stages that a path stands for, and reads them.
 
-A path is a run directory, as `fewshot run` leaves it, or the directory of one evaluate stage. A
-run directory that was used for several seeds holds several evaluate stages of one label: those of
-the newest settings are taken, with all their seeds.
+A path is a run directory, as `fewshot run` leaves it, or the directory of one such stage. A run
+directory that was used for several seeds holds several stages of one label: those of the newest
+settings are taken, with all their seeds.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import pyarrow as pa
 
 from data_shards.location import Location
-from fsl.errors import FewShotError, StageError
-from pipelines.accuracies import SUMMARY, TABLE, Scored, read_summary, read_table
+from fsl.errors import StageError
+from pipelines.compare.answers import Answers
+from pipelines.compare.episode_answers import episode_answers
+from pipelines.compare.evaluation import Evaluation, read_json
+from pipelines.compare.image_answers import image_answers
 from pipelines.compare.lineage import settings_digest
 from pipelines.records import RESULT
-from pipelines.report.history import StageRecord, history
+from pipelines.report.history import history
 
 CONFIG = "config.json"
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """A finished evaluate stage.
-
-    Attributes:
-        run: the run directory.
-        place: the stage's directory.
-        label: its name in the recipe.
-        summary: its `summary.json`.
-        scored: its `accuracies.parquet`.
-        stages: what it was made from, by label, itself included.
-    """
-
-    run: Location
-    place: Location
-    label: str
-    summary: Mapping[str, Any]
-    scored: Sequence[Scored]
-    stages: Mapping[str, StageRecord]
+READERS: Mapping[str, Callable[[Evaluation], list[Answers]]] = {
+    "evaluate": episode_answers,
+    "classify": image_answers,
+}
+"""Kind of stage -> what reads its answers."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """A finished evaluate stage before its numbers are read."""
+    """A finished stage before its numbers are read."""
 
     place: Location
     label: str
@@ -55,11 +38,11 @@ class Found:
     settings: str
 
 
-def load(path: Location) -> tuple[list[Evaluation], list[str]]:
-    """Return the evaluations that a path stands for, and notes on what was left out.
+def load(path: Location) -> tuple[list[Answers], list[str]]:
+    """Return the answers that a path stands for, and notes on what was left out.
 
     Raises:
-        StageError: no such directory, not a run, no finished evaluate stage, damaged files.
+        StageError: no such directory, not a run, no finished evaluation, damaged files.
     """
     if not path.is_dir():
         raise StageError(
@@ -67,28 +50,29 @@ def load(path: Location) -> tuple[list[Evaluation], list[str]]:
             "stage in it"
         )
     if (path / CONFIG).exists():
-        return [_evaluation(path, path.parent)], []
+        return _answers(path, path.parent), []
     chosen, notes = _newest(path, _finished(path))
-    return [_evaluation(found.place, path) for found in chosen], notes
+    return [item for found in chosen for item in _answers(found.place, path)], notes
 
 
 def _finished(run: Location) -> list[Found]:
-    """Return the finished evaluate stages of a run directory."""
+    """Return the finished evaluate and classify stages of a run directory."""
     stages = [place for place in run.list() if place.is_dir() and (place / CONFIG).exists()]
     if not stages:
         raise StageError(f"{run}: not a run directory: it holds no stage; name runs/NAME")
-    configs = {place: _read(place / CONFIG) for place in stages}
-    evaluations = [place for place, config in configs.items() if config.get("kind") == "evaluate"]
+    configs = {place: read_json(place / CONFIG) for place in stages}
+    evaluations = [place for place, config in configs.items() if config.get("kind") in READERS]
     finished = [place for place in evaluations if (place / RESULT).exists()]
     if not finished:
         began = ", ".join(place.name for place in evaluations)
-        has = f"{began} was begun and not finished" if began else "no evaluate stage was begun"
+        has = f"{began} was begun and not finished" if began else "none was begun"
         raise StageError(
-            f"{run}: no finished evaluate stage: {has}; run its recipe to the end: fewshot run"
+            f"{run}: no finished evaluate or classify stage: {has}; run its recipe to the end: "
+            "fewshot run"
         )
     found = []
     for place in finished:
-        when = str(_read(place / RESULT).get("finished", ""))
+        when = str(read_json(place / RESULT).get("finished", ""))
         record = history([place])
         label = str(configs[place]["label"])
         found.append(Found(place, label, when, settings_digest(label, record)))
@@ -111,58 +95,18 @@ def _newest(run: Location, found: Sequence[Found]) -> tuple[list[Found], list[st
     return chosen, notes
 
 
-def _evaluation(place: Location, run: Location) -> Evaluation:
-    config = _read(place / CONFIG)
-    if config.get("kind") != "evaluate":
+def _answers(place: Location, run: Location) -> list[Answers]:
+    config = read_json(place / CONFIG)
+    kind = str(config.get("kind"))
+    if kind not in READERS:
         raise StageError(
-            f"{place}: a stage of kind {config.get('kind')!r}, not evaluate; name the run "
-            f"directory {run} or an evaluate stage in it"
+            f"{place}: a stage of kind {kind!r}, not {' or '.join(READERS)}; name the run "
+            f"directory {run}, or such a stage in it"
         )
     if not (place / RESULT).exists():
         raise StageError(
-            f"{place}: this evaluate stage was begun and not finished; run its recipe to the end: "
+            f"{place}: this {kind} stage was begun and not finished; run its recipe to the end: "
             "fewshot run"
         )
-    again = f"delete {place} and run the recipe again"
-    summary = read_summary(place)
-    try:
-        scored = read_table(place)
-        _check(summary, scored)
-    except FewShotError as error:
-        raise StageError(f"{place}: damaged results: {error}; {again}") from None
-    except (pa.ArrowException, KeyError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise StageError(
-            f"{place}: {TABLE} cannot be read as the answers of an evaluation "
-            f"({type(error).__name__}: {reason}); {again}"
-        ) from None
-    label = str(config["label"])
-    return Evaluation(run, place, label, summary, scored, history([place]))
-
-
-def _check(summary: Mapping[str, Any], scored: Sequence[Scored]) -> None:
-    """Refuse a table that is not the one the summary was made from, or without its banks."""
-    banks = {(entry["ways"], entry["shots"]) for entry in summary["banks"]}
-    told = {
-        (entry["model"], entry["protocol"], entry["ways"], entry["shots"]): entry["mean"]
-        for entry in summary["results"]
-    }
-    for item in scored:
-        setting = item.setting
-        mean = told.get((item.model, setting.protocol, setting.ways, setting.shots))
-        if mean is None or abs(mean - item.mean.mean) > 1e-9:
-            raise StageError(
-                f"{SUMMARY} says {mean} for {item.model}, {setting}, {TABLE} gives {item.mean.mean}"
-            )
-        if (setting.ways, setting.shots) not in banks:
-            raise StageError(f"{SUMMARY} names no bank of {setting.ways}-way {setting.shots}-shot")
-
-
-def _read(place: Location) -> dict[str, Any]:
-    try:
-        content = json.loads(place.read_text())
-    except json.JSONDecodeError as error:
-        raise StageError(f"{place}: not valid JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise StageError(f"{place}: not a JSON object")
-    return content
+    evaluation = Evaluation(run, place, str(config["label"]), history([place]))
+    return READERS[kind](evaluation)

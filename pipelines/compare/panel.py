@@ -17,7 +17,8 @@ from torch import Tensor
 from fsl.errors import StageError
 from fsl.metrics import MeanCI, mean_ci95
 from fsl.statistics import ClassCI, class_interval
-from pipelines.compare.answers import Answers, Bank
+from pipelines.compare.answers import Answers
+from pipelines.compare.asked import Asked
 from pipelines.compare.differences import Difference, all_differences
 
 
@@ -50,8 +51,11 @@ class Row:
 
     @cached_property
     def across(self) -> ClassCI:
-        """Accuracy with the interval over classes."""
-        return class_interval(self.values, self.answers[0].classes, self.ways)
+        """Accuracy with the interval over classes; it is NaN where no other classes are meant."""
+        classes = self.answers[0].classes
+        if not self.answers[0].bank.new_classes:
+            return ClassCI(self.mean.mean, math.nan, len(torch.unique(classes)))
+        return class_interval(self.values, classes, self.ways)
 
     @cached_property
     def run_means(self) -> list[float]:
@@ -96,7 +100,7 @@ class Panel:
 
     Attributes:
         title: ways and shots, and what else tells its bank from those of other tables.
-        bank: the episodes.
+        bank: the episodes, or images.
         rows: one per method.
         differences: (i, j) -> row i minus row j, both ways round.
         reference: number of the row that the others are held against.
@@ -104,7 +108,7 @@ class Panel:
     """
 
     title: str
-    bank: Bank
+    bank: Asked
     rows: Sequence[Row]
     differences: Mapping[tuple[int, int], Difference]
     reference: int
@@ -117,7 +121,7 @@ class Panel:
 
     @property
     def classes(self) -> int:
-        """Number of classes that occur in the episodes."""
+        """Number of classes that occur."""
         return self.rows[0].across.classes
 
     @property
@@ -136,7 +140,7 @@ class Panel:
         return [0, *(i for i in others if not self.differences[0, i].real)]
 
 
-def panel(title: str, bank: Bank, rows: Sequence[Row], baseline: str | None) -> Panel:
+def panel(title: str, bank: Asked, rows: Sequence[Row], baseline: str | None) -> Panel:
     """Return the table of at least two methods.
 
     Raises:
@@ -146,8 +150,8 @@ def panel(title: str, bank: Bank, rows: Sequence[Row], baseline: str | None) -> 
     for item in (item for row in rows for item in row.answers):
         if not torch.equal(item.classes, first.classes):
             raise StageError(
-                f"{item.place} and {first.place}: both name the episodes bank-{bank.digest}, but "
-                "their tables have other classes: one was changed; delete it and run the recipe "
+                f"{item.place} and {first.place}: both name {bank.source}, but their "
+                "tables have other classes: one was changed; delete it and run the recipe "
                 "again"
             )
     ranked = sorted(rows, key=lambda row: -row.mean.mean)
@@ -157,6 +161,6 @@ def panel(title: str, bank: Bank, rows: Sequence[Row], baseline: str | None) -> 
         [row.values for row in ranked],
         [row.ways for row in ranked],
         [row.run_means for row in ranked],
-        first.classes,
+        first.classes if bank.new_classes else None,
     )
     return Panel(title, bank, ranked, differences, reference, baseline in names)

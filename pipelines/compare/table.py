@@ -11,11 +11,6 @@ from pipelines.compare.differences import Difference
 from pipelines.compare.panel import Panel, Row
 from pipelines.compare.words import cautions, percent, points, sentences, signed, verdict
 
-LEGEND = (
-    "±: half of a 95 % interval over other episodes of the same classes; ± classes: over other "
-    "classes. Differences are paired: both methods answered the same episodes."
-)
-
 
 def text(comparison: Comparison, width: int = 100) -> str:
     """Return the tables for a terminal, then what they say."""
@@ -28,7 +23,7 @@ def text(comparison: Comparison, width: int = 100) -> str:
     notes = [_wrapped(note, width, "  ", first="- ") for note in comparison.notes]
     if notes:
         blocks.append("\n".join(["Notes:", *notes]))
-    last = [_wrapped(line, width, "") for line in [LEGEND, *cautions(comparison.panels)]]
+    last = [_wrapped(line, width, "") for line in _last(comparison.panels)]
     return "\n\n\n".join([*blocks, "\n".join(last)])
 
 
@@ -43,18 +38,23 @@ def markdown(comparison: Comparison) -> str:
         blocks.append("\n".join([f"### {about(panel)}", "", *lines, "", *said]))
     if comparison.notes:
         blocks.append("\n".join(["### Notes", "", *(f"- {n}" for n in comparison.notes)]))
-    return "\n\n".join([*blocks, " ".join([LEGEND, *cautions(comparison.panels)])]) + "\n"
+    return "\n\n".join([*blocks, " ".join(_last(comparison.panels))]) + "\n"
+
+
+def _last(panels: Sequence[Panel]) -> list[str]:
+    """Return what the columns mean, and cautions."""
+    units = " or ".join(dict.fromkeys(panel.bank.unit for panel in panels))
+    across = "; ± classes: over other classes" * any(panel.bank.new_classes for panel in panels)
+    meaning = (
+        f"±: half of a 95 % interval over other {units} of the same classes{across}. Differences "
+        f"are paired: both methods answered the same {units}."
+    )
+    return [meaning, *cautions(panels)]
 
 
 def about(panel: Panel) -> str:
-    """Return which episodes were asked, in one line."""
-    bank = panel.bank
-    asked = "all other images" if bank.queries == "all" else f"{bank.queries} queries"
-    every = ", all of them in every episode" if panel.bounded else ""
-    return (
-        f"{panel.title}: {bank.tasks} episodes of {panel.classes} classes ({bank.split}{every}), "
-        f"{asked} per class, chance {100 / bank.ways:.0f} %"
-    )
+    """Return what was asked, in one line."""
+    return f"{panel.title}: {panel.bank.about(panel.classes, panel.bounded)}"
 
 
 def header(panel: Panel) -> list[str]:
@@ -62,11 +62,11 @@ def header(panel: Panel) -> list[str]:
     return [
         "method",
         "accuracy in %",
-        "± classes",
+        *_if_new_classes(panel, "± classes"),
         *(["runs"] if _has_runs(panel) else []),
         *(["CPU min"] if _has_minutes(panel) else []),
         "difference",
-        "± classes",
+        *_if_new_classes(panel, "± classes"),
         "real?",
     ]
 
@@ -77,12 +77,13 @@ def cells(panel: Panel) -> list[list[str]]:
     for i, row in enumerate(panel.rows):
         difference = panel.against_reference(i)
         name = "(baseline)" if panel.chosen else "(the best)"
-        last = _difference(difference, panel) if difference else ["", "", name]
+        blank = ["", *_if_new_classes(panel, ""), name]
+        last = _difference(difference, panel) if difference else blank
         found.append(
             [
                 row.name,
                 f"{percent(row.mean.mean)} ± {points(row.mean.half_width)}",
-                _classes(row.across.half_width, panel),
+                *_if_new_classes(panel, _classes(row.across.half_width, panel)),
                 *([_runs(row)] if _has_runs(panel) else []),
                 *([_minutes(row)] if _has_minutes(panel) else []),
                 *last,
@@ -93,7 +94,13 @@ def cells(panel: Panel) -> list[list[str]]:
 
 def _difference(difference: Difference, panel: Panel) -> list[str]:
     over = f"{signed(difference.mean)} ± {points(difference.half_width)}"
-    return [over, _classes(difference.class_half_width, panel), verdict(difference)]
+    across = _if_new_classes(panel, _classes(difference.class_half_width, panel))
+    return [over, *across, verdict(difference)]
+
+
+def _if_new_classes(panel: Panel, cell: str) -> list[str]:
+    """Return the cell of a column about other classes, none where there is no such column."""
+    return [cell] if panel.bank.new_classes else []
 
 
 def _has_runs(panel: Panel) -> bool:

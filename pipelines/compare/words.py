@@ -81,7 +81,7 @@ def _leaders(panel: Panel) -> str:
     names = listed(row.name for row in equals)
     return (
         f"{text}. {names} cannot be told from it: {_many(equals, 'its lag', 'their lags')} may be "
-        f"the luck of these {panel.bank.tasks} episodes."
+        f"the luck of these {panel.bank.tasks} {panel.bank.unit}."
     )
 
 
@@ -97,7 +97,9 @@ def _sides(panel: Panel, side: str, chosen: Callable[[Difference], bool]) -> lis
         text = f"{row.name} ({signed(difference.mean)})"
         (wide if difference.real_across_classes else here).append(text)
     said = []
-    if here and math.isnan(panel.rows[0].across.half_width):
+    if here and not panel.bank.new_classes:
+        said.append(f"{side} {reference}: {listed(here)}.")
+    elif here and math.isnan(panel.rows[0].across.half_width):
         said.append(
             f"{side} {reference}: {listed(here)}. Whether other classes would show it cannot be "
             f"told, for {EVERYWHERE}."

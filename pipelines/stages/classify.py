@@ -121,6 +121,7 @@ class ClassifyStage(Stage[ClassifyConfig]):
         groups = self._values(split)
         predicted: dict[str, NDArray[np.int64]] = {}
         results: list[dict[str, Any]] = []
+        models: list[dict[str, str]] = []
         for stage in inputs_giving(inputs, "model"):
             model = self.config.load(stage.path)
             counts = training_counts(stage.label, model, shard_set, split)
@@ -131,6 +132,7 @@ class ClassifyStage(Stage[ClassifyConfig]):
             entry = result_entry(stage.label, predicted[stage.label], split, counts, groups)
             tqdm.write(entry["text"])
             results.append(entry)
+            models.append({"label": stage.label, "weights": model.digest})
         differences = compared(predicted, split)
         for item in differences:
             tqdm.write(item["words"])
@@ -142,6 +144,7 @@ class ClassifyStage(Stage[ClassifyConfig]):
             "images": len(split),
             "data": shard_set.digest,
             "which": self.config.which,
+            "models": models,
             "results": results,
             "differences": differences,
         }

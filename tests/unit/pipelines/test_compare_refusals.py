@@ -133,7 +133,7 @@ def test_what_is_no_finished_run_is_refused(tmp_path: Path) -> None:
         tmp_path / "nowhere": "no such directory; name a run",
         tmp_path / "file.txt": "no such directory; name a run",
         tmp_path / "empty": "not a run directory: it holds no stage",
-        train: "a stage of kind 'train', not evaluate; name the run",
+        train: "a stage of kind 'train', not evaluate or classify; name the run",
     }
     for path, words in cases.items():
         with pytest.raises(FewShotError, match=words):
@@ -146,7 +146,7 @@ def test_what_is_no_finished_run_is_refused(tmp_path: Path) -> None:
     for item in place.iterdir():
         item.unlink()
     place.rmdir()
-    with pytest.raises(FewShotError, match="no evaluate stage was begun; run its recipe"):
+    with pytest.raises(FewShotError, match="none was begun; run its recipe"):
         compare([tmp_path / "run"])
 
 

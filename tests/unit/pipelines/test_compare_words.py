@@ -11,13 +11,16 @@ import torch
 
 from data_shards.location import Location
 from fsl.metrics import mean_ci95
-from pipelines.compare.answers import Answers, Bank
+from pipelines.compare.answers import Answers
+from pipelines.compare.asked import Bank
 from pipelines.compare.differences import run_half_width
 from pipelines.compare.panel import Panel, Row, panel
 from pipelines.compare.words import cautions, sentences, signed, verdict
 from tests.evaluated_run import draw
 
-BANK = Bank("0" * 12, 5, 1, "novel", "data", 800, 15, 0)
+BANK = Bank(
+    digest="0" * 12, split="novel", data="data", tasks=800, ways=5, shots=1, queries=15, seed=0
+)
 
 
 def row(name: str, levels: Sequence[float], luck: float = 0.0, own: int = 1, ways: int = 5) -> Row:
