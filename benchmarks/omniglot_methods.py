@@ -4,10 +4,11 @@
                                           [--seeds 0 1 2]
 
 Each recipe is run once per seed, without Ray, with one torch thread, in a directory of its own;
-what is done is skipped. At the end `fewshot compare` prints its table, if there are several methods.
-The recipes train for about 5 CPU minutes each: 2 to 3 hours for all on one core. `--minutes 20` gives each
-about four times the epochs at the same settings: 9 to 10 hours. `--keep` copies what the comparison
-needs of each run (answers and settings, 100 KB) to a folder, from which others can compare further.
+what is done is skipped. At the end `fewshot compare` prints its table, if there are several
+methods. The recipes train for about 5 CPU minutes each: 2 to 3 hours for all on one core.
+`--minutes 20` gives each about four times the epochs at the same settings: 9 to 10 hours. `--keep`
+copies what the comparison needs of each run (answers and settings, 100 KB) to a folder, from which
+others can compare further.
 """
 
 from __future__ import annotations
