@@ -119,7 +119,11 @@ class Ledger:
 
     def running(self) -> bool:
         """Return whether trials were begun that have not ended."""
-        return any(trial.state == TrialState.RUNNING for trial in own_trials(self.study))
+        return bool(self._running())
+
+    def handed_back(self) -> bool:
+        """Return whether trials are to be handed out once more, and no others run."""
+        return {trial.number for trial in self._interrupted} == self._running() != set()
 
     def record(self, number: int, news: TrialNews) -> bool:
         """Write down what a trial reports; return whether it is to be pruned."""
@@ -174,6 +178,10 @@ class Ledger:
                 f"the first {len(ended)} trials failed for the same reason, so the sweep ends: "
                 f"{reason}"
             )
+
+    def _running(self) -> set[int]:
+        trials = own_trials(self.study)
+        return {trial.number for trial in trials if trial.state == TrialState.RUNNING}
 
     def _ask(self) -> optuna.Trial | None:
         """Return an interrupted trial or a new one; its settings may still have to be drawn."""

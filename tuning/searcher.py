@@ -38,8 +38,6 @@ class StudySearcher(Searcher):
         """Trials whose process died, and may be started again."""
         self.spare: dict[int, int] = defaultdict(lambda: SPARE)
         """How often each trial may be handed out again besides Tune's own restarts."""
-        self.asked_out = False
-        """Whether Tune was told that there are no further trials: it asks no more."""
         self.fault: FewShotError | None = None
         """What ends the sweep; Tune would take it for a fault of one trial."""
 
@@ -60,7 +58,6 @@ class StudySearcher(Searcher):
         except FewShotError as error:
             self.fault, job = error, None
         if job is None:
-            self.asked_out = True
             return Searcher.FINISHED
         self.numbers[trial_id] = job.number
         params = self.book.study.get_trials(deepcopy=False)[job.number].params
@@ -81,7 +78,7 @@ class StudySearcher(Searcher):
     ) -> None:
         """Close a trial in the study."""
         number = self.numbers[trial_id]
-        if error and trial_id in self.restartable and not self.asked_out and self.spare[number]:
+        if error and trial_id in self.restartable and self.spare[number]:
             self.spare[number] -= 1
             self.book.again(number)  # Tune counts one death twice if two calls were under way
         elif error or not result or NEWS not in result:

@@ -40,8 +40,27 @@ def drive(
         watchers: told of all that happens.
     """
     prepare_tune()
-    scratch.delete()  # of a sweep that was killed
-    tuner = tune.Tuner(
+    again = True
+    while again:
+        scratch.delete()  # of a sweep that was killed, or of the round before
+        _tuner(searcher, trainable, scratch, at_once, retries, watchers).fit()
+        again = searcher.fault is None and searcher.book.handed_back()  # Tune would not ask again
+    scratch.delete()
+    if searcher.fault is not None:
+        raise searcher.fault
+    if not searcher.book.over or searcher.book.running():  # Tune ends quietly when interrupted
+        raise KeyboardInterrupt
+
+
+def _tuner(  # noqa: PLR0917 - what `drive` was given
+    searcher: StudySearcher,
+    trainable: Any,
+    scratch: Location,
+    at_once: int,
+    retries: int,
+    watchers: Sequence[tune.Callback],
+) -> tune.Tuner:
+    return tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
             search_alg=searcher,
@@ -63,12 +82,6 @@ def drive(
             callbacks=list(watchers),
         ),
     )
-    tuner.fit()
-    scratch.delete()
-    if searcher.fault is not None:
-        raise searcher.fault
-    if not searcher.book.over or searcher.book.running():  # Tune ends quietly when interrupted
-        raise KeyboardInterrupt
 
 
 def _name(trial: Trial) -> str:
