@@ -8,6 +8,7 @@ Letters in shapes: N rows of the split, n rows of the part, C classes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Annotated, Any, Literal
@@ -38,8 +39,9 @@ class LongTailConfig(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Which images stay; the same for all seeds of training unless it is changed."""
     published: bool = False
-    """Draw as the published CIFAR-LT sets were, with seed 0: one class after the other from one
-    generator. Else the images of a smaller `ratio` contain those of a larger."""
+    """Draw the images of the published CIFAR-LT sets (with seed 0), one class after the other from
+    one generator: takes all training images of a pickled CIFAR archive. Else the images of a
+    smaller `ratio` contain those of a larger."""
 
 
 class SelectionConfig(Section):
@@ -179,7 +181,30 @@ def _tail(split: Split, config: LongTailConfig, rows: NDArray[np.int64]) -> NDAr
     have = np.bincount(labels, minlength=len(split.class_names))
     largest = config.largest or int(have.min())
     wanted = imbalanced_counts(largest, len(have), config.ratio, config.kind)
+    if config.published:
+        rows = _as_in_the_archive(split, rows)
+        labels = split.labels[rows]
     return np.sort(rows[select_images(labels, wanted, config.seed, published=config.published)])
+
+
+def _as_in_the_archive(split: Split, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return rows in the order of the images in a pickled CIFAR archive, all of which are needed.
+
+    Raises:
+        ConfigError: the images are of another source, or some are left out.
+    """
+    known = "origin" in split.shard_set.extra_names
+    origins = np.array(split.extra("origin"), dtype=object)[rows] if known else []
+    numbers = [re.fullmatch(r"train/(\d{5})", origin) for origin in origins]
+    order = np.array([int(found[1]) if found else -1 for found in numbers], np.int64)
+    if not known or not np.array_equal(np.sort(order), np.arange(len(order))):
+        raise ConfigError(
+            f"data.select.long_tail.published: split {split.name!r} does not give all training "
+            "images of a pickled CIFAR archive, from which the published sets were drawn; write "
+            "shards of it without per_class, and use neither where nor set_aside; or set "
+            "published: false"
+        )
+    return rows[np.argsort(order)]
 
 
 def _places(

@@ -138,11 +138,26 @@ class Shortcut(nn.Module):
         return F.pad(x[..., ::2, ::2], (0, 0, 0, 0, before, self.extra - before))
 
 
+def other_layers(model: Any, backbone: ResNet) -> str:
+    """Return what to say if layers without weights differ, which no shape tells (`resnetaa50`)."""
+    own = {name: type(part).__name__ for name, part in backbone.named_modules()}
+    for name, part in model.named_modules():
+        kind = type(part).__name__
+        bare = next(part.parameters(), None) is None
+        if bare and not name.startswith(HEAD) and own.get(name) != kind:
+            return (
+                f"is another network: its {name} is {kind}, here it is {own.get(name, 'not there')}"
+                "; use weights of timm's resnet18 or resnet50"
+            )
+    return ""
+
+
 PUBLISHED = Family(
     title="ResNet",
     modules=frozenset({"resnet"}),
     names=("resnet18*", "resnet50*"),
     pixels="conv1.weight",
     settings="depth",
+    complaint=other_layers,
 )
 """What `pretrained` can be."""

@@ -47,6 +47,13 @@ class CompositionalConfig(MethodConfig):
     def knowing(self, classes: Mapping[str, int]) -> Self:
         """Return the settings with the pairs; see `MethodConfig.knowing`."""
         pairs = tuple(pair_of(name) for name in classes)
+        empty = [name for name, images in classes.items() if not images]
+        if empty:
+            raise ConfigError(
+                f"data.select: leaves no image of {len(empty)} of the {len(pairs)} pairs, e.g. "
+                f"{empty[0]!r}, and every pair of the split counts as trained; keep an image of "
+                "each, or write shards without these pairs"
+            )
         if self.pairs is not None and self.pairs != pairs:
             raise ConfigError(
                 f"method.pairs: {len(self.pairs)} pairs are listed, others than the names of the "

@@ -13,7 +13,9 @@ from PIL import Image
 
 from data_shards.cifar import Cifar, CifarConfig
 from data_shards.location import Location
+from data_shards.selection import SelectionConfig, training_part
 from data_shards.writer import write_shards
+from fsl.config import build
 from fsl.errors import ConfigError, ShardError
 
 NAMES = ["bird", "airplane"]
@@ -145,3 +147,24 @@ def test_other_pickles_are_not_cifar(tmp_path: Path) -> None:
     python_archive(tmp_path, {**batches, "batches.meta": {"label_names": NAMES[:1]}})
     with pytest.raises(ShardError, match="1 names for more classes"):
         Cifar(CifarConfig(root=tmp_path)).samples()
+
+
+def test_a_published_long_tail_has_the_images_that_the_published_rule_draws(tmp_path: Path) -> None:
+    """The rule knows the images by their place in the archive; shards are in another order."""
+    batches = ten(tmp_path)
+    names = [NAMES[label] for n in range(1, 6) for label in batches[f"data_batch_{n}"]["labels"]]
+    base = write_shards(CifarConfig(root=tmp_path), Location.parse(tmp_path / "set")).split("base")
+    settings = {"long_tail": {"ratio": 2, "published": True}}
+    part = training_part(base, build(SelectionConfig, settings))
+    generator, expected = np.random.RandomState(0), set()
+    for name, count in (("airplane", 5), ("bird", 2)):
+        own = [number for number, other in enumerate(names) if other == name]
+        expected |= {f"train/{number:05d}" for number in generator.permutation(own)[:count]}
+    assert set(part.extra("origin")) == expected
+    aside = build(SelectionConfig, {**settings, "set_aside": 0.2})
+    with pytest.raises(ConfigError, match="use neither where nor set_aside"):
+        training_part(base, aside)
+    few = CifarConfig(root=tmp_path, per_class=4)
+    fewer = write_shards(few, Location.parse(tmp_path / "few")).split("base")
+    with pytest.raises(ConfigError, match="without per_class"):
+        training_part(fewer, build(SelectionConfig, settings))

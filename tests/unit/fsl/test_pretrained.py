@@ -147,6 +147,13 @@ class TestSwinAndResNet:
         with pytest.raises(ConfigError, match=r"fit this ResNet: .*; set depth as they were"):
             make(ResNetConfig(depth=50, pretrained="resnet18"))
 
+    def test_networks_whose_layers_without_weights_differ_are_refused(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.offer(monkeypatch, "resnetaa50")  # names and shapes of tensors are those of resnet50
+        with pytest.raises(ConfigError, match=r"another network: its \S+ is AvgPool2d, here it is"):
+            make(ResNetConfig(depth=50, pretrained="resnetaa50.a1h_in1k"))
+
     def test_files_are_read_too(self, tmp_path: Path) -> None:
         torch.manual_seed(5)
         source = build_backbone(TINY_SWIN, SMALL).eval()
