@@ -194,8 +194,8 @@ def _as_in_the_archive(split: Split, rows: NDArray[np.int64]) -> NDArray[np.int6
         ConfigError: the images are of another source, or some are left out.
     """
     known = "origin" in split.shard_set.extra_names
-    origins = np.array(split.extra("origin"), dtype=object)[rows] if known else []
-    numbers = [re.fullmatch(r"train/(\d{5})", origin) for origin in origins]
+    origins = split.extra("origin") if known else []
+    numbers = [re.fullmatch(r"train/(\d{5})", origins[row]) for row in rows if known]
     order = np.array([int(found[1]) if found else -1 for found in numbers], np.int64)
     if not known or not np.array_equal(np.sort(order), np.arange(len(order))):
         raise ConfigError(

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from data_shards.labelled_rows import LabelledRows
 from data_shards.location import Location
 from data_shards.manifest import ShardSet, Split
-from data_shards.selection import SubSplit, rows_where
+from data_shards.selection import rows_where
 from data_shards.splits import HELD_OUT
 from fsl.comparisons import judged, over_episodes
 from fsl.errors import ConfigError, StageError
@@ -33,7 +33,6 @@ from fsl.long_tail import grouped_accuracy, shot_groups
 from fsl.method import METHODS
 from fsl.metrics import mean_ci95
 from fsl.statistics import PairedDifference
-from pipelines.ancestry import image_sources, trainings
 from pipelines.asking import AskingConfig, written_shards
 from pipelines.features import Part, asked
 from pipelines.model import LoadedModel
@@ -48,6 +47,7 @@ from pipelines.stage import (
     StageResult,
     inputs_giving,
 )
+from pipelines.trained_images import in_both, trained_on
 from pipelines.training_data import training_pools
 
 ANSWERS, SUMMARY = "answers.parquet", "summary.json"
@@ -91,14 +91,9 @@ class ClassifyStage(Stage[ClassifyConfig]):
 
     def _check_new_images(self, inputs: Mapping[str, PlannedStage]) -> None:
         """Refuse images that a model, or one it starts from, is trained on, as far as is known."""
-        (shards,) = inputs_giving(inputs, "shards")
-        for stage in trainings(inputs):
-            if self.config.split not in stage.config.splits or image_sources(stage.inputs) != {
-                shards.key
-            }:
-                continue
+        for stage in trained_on(self.config.split, inputs):
             if not self.config.where:
-                raise StageError(trained_on(stage.label, f"images of split {self.config.split!r}"))
+                raise StageError(no_test(stage.label, f"images of split {self.config.split!r}"))
             for shard_set in written_shards(inputs):
                 for pool in training_pools(stage.config, shard_set):
                     refuse_trained(stage.label, self._asked(shard_set), pool)
@@ -186,24 +181,18 @@ def training_counts(
 
 def refuse_trained(label: str, split: Split, pool: LabelledRows) -> None:
     """Refuse images that are among those that the stage `label` is trained on."""
-    if split.name == pool.name:
-        both = np.intersect1d(rows_of(split), rows_of(pool))
-        if len(both):
-            what = f"{len(both)} of the {len(split)} images of split {split.name!r}"
-            raise ConfigError(trained_on(label, what))
+    both = in_both(split, pool)
+    if both:
+        what = f"{both} of the {len(split)} images of split {split.name!r}"
+        raise ConfigError(no_test(label, what))
 
 
-def trained_on(label: str, what: str) -> str:
+def no_test(label: str, what: str) -> str:
     """Return the message about images that are no test of a model."""
     return (
         f"split: asks {what} that {label!r} is trained on; use {HELD_OUT!r}, or choose other "
         "images by where (training: data.select.where)"
     )
-
-
-def rows_of(split: LabelledRows) -> NDArray[np.int64]:
-    """Return which rows of its whole split a split or a part of it has."""
-    return split.rows if isinstance(split, SubSplit) else np.arange(len(split), dtype=np.int64)
 
 
 def result_entry(

@@ -1,8 +1,9 @@
 """The zero_shot stage: pairs of attribute and object, seen and unseen ones in a closed world.
 
-Every image of both splits is scored for all pairs, those of training and those of the unseen
-split. `summary.json` has the area under the curve of seen against unseen accuracy, the best
-harmonic mean and the ends of the curve; intervals and differences are by resampling images.
+Every image of both splits is scored for all pairs: those that were trained on, which are the seen
+ones whether or not the seen split has images of them, and those of the unseen split.
+`summary.json` has the area under the curve of seen against unseen accuracy, the best harmonic mean
+and the ends of the curve; intervals and differences are by resampling images.
 
 Letters in shapes: N images, P pairs.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -22,17 +23,19 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data_shards.location import Location
-from data_shards.manifest import ShardSet, Split
+from data_shards.manifest import ShardSet
 from data_shards.splits import HELD_OUT
 from fsl.comparisons import Estimate, judged
 from fsl.compositional import Margins, SeenUnseen, curve_of, margins
 from fsl.errors import StageError
+from fsl.evaluation import check_finite
 from fsl.method import METHODS
-from fsl.methods.compositional import Compositional, pair_of
+from fsl.methods.compositional import Compositional
 from fsl.statistics import PairedDifference
 from fsl.student import student_t
 from pipelines.asking import AskingConfig, written_shards
-from pipelines.features import Part, asked
+from pipelines.closed_world import World, closed_world, trained_pairs
+from pipelines.features import asked
 from pipelines.shown_images import check_shown
 from pipelines.stage import (
     ONE,
@@ -44,6 +47,8 @@ from pipelines.stage import (
     StageResult,
     inputs_giving,
 )
+from pipelines.trained_images import in_both, trained_on
+from pipelines.training_data import training_pools
 
 SUMMARY = "summary.json"
 MEASURES = ("auc", "harmonic", "seen", "unseen")
@@ -56,20 +61,11 @@ class ZeroShotConfig(AskingConfig):
 
     kind: Literal["zero_shot"] = "zero_shot"
     seen_split: str = HELD_OUT
-    """Split with images of the training pairs."""
+    """Split with further images of the training pairs, none that a needed model is trained on."""
     unseen_split: str = "novel"
     """Split with pairs that were not trained on."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed of the resampling."""
-
-
-class World(NamedTuple):
-    """What all models are asked."""
-
-    parts: tuple[Part, Part]  # images of seen pairs, and of unseen ones
-    pairs: list[tuple[str, str]]  # (P,) seen ones first
-    labels: NDArray[np.int64]  # (N,)
-    seen: NDArray[np.bool_]  # (P,)
 
 
 @STAGES.register("zero_shot")
@@ -77,6 +73,7 @@ class ZeroShotStage(Stage[ZeroShotConfig]):
     """Asks every needed model which pair each image shows."""
 
     Config = ZeroShotConfig
+    version = 2
     gives = "answers"
     takes: ClassVar[Mapping[str, Count]] = {"shards": ONE, "model": SOME}
 
@@ -89,6 +86,9 @@ class ZeroShotStage(Stage[ZeroShotConfig]):
                     f"needs: {stage.label!r} is trained by method {method!r}, which knows no "
                     "pairs; zero_shot asks models of method compositional"
                 )
+        for key in ("seen_split", "unseen_split"):
+            for stage in trained_on(getattr(self.config, key), inputs):
+                raise StageError(trained_split(key, getattr(self.config, key), stage.label))
         check_shown(self.config.images, inputs)
         for shard_set in written_shards(inputs):
             for name in (self.config.seen_split, self.config.unseen_split):
@@ -101,11 +101,12 @@ class ZeroShotStage(Stage[ZeroShotConfig]):
         seen, unseen = (
             shard_set.split(name) for name in (self.config.seen_split, self.config.unseen_split)
         )
-        world = closed_world(seen, unseen)
+        models = inputs_giving(inputs, "model")
+        world = closed_world(seen, unseen, trained_pairs(models))
         resampled: dict[str, NDArray[np.float64]] = {}
         results = []
-        for stage in inputs_giving(inputs, "model"):
-            scores = self._scores(stage, world)
+        for stage in models:
+            scores = self._scores(stage, world, shard_set)
             found = margins(scores, world.labels, world.seen)
             resampled[stage.label] = resample(found, self.config.seed)
             results.append(result_entry(stage.label, curve_of(found), resampled[stage.label]))
@@ -116,7 +117,7 @@ class ZeroShotStage(Stage[ZeroShotConfig]):
         summary = {
             "seen_split": seen.name,
             "unseen_split": unseen.name,
-            "seen_pairs": len(seen.class_names),
+            "seen_pairs": int(world.seen.sum()),
             "unseen_pairs": len(unseen.class_names),
             "images": len(world.labels),
             "data": shard_set.digest,
@@ -127,11 +128,14 @@ class ZeroShotStage(Stage[ZeroShotConfig]):
         (out / SUMMARY).write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
         return flat(results, differences)
 
-    def _scores(self, stage: StageResult, world: World) -> NDArray[np.float32]:
+    def _scores(self, stage: StageResult, world: World, shard_set: ShardSet) -> NDArray[np.float32]:
         """Return the scores of every image for every pair, (N, P)."""
         model = self.config.load(stage.path)
+        for pool in training_pools(model.config, shard_set):
+            for key, part in zip(("seen_split", "unseen_split"), world.parts, strict=True):
+                if in_both(part.split, pool):
+                    raise StageError(trained_split(key, part.split.name, stage.label))
         method: Any = model.method
-        check_world(world, method.config.pairs, stage.label)
         numbers = method.numbered(world.pairs)
 
         def score(images: Tensor) -> Tensor:
@@ -139,48 +143,15 @@ class ZeroShotStage(Stage[ZeroShotConfig]):
             return found
 
         parts = [asked(model, part, score, **self.config.passes) for part in world.parts]
-        return torch.cat(parts).numpy()
+        scores = torch.cat(parts)
+        check_finite(scores, f"score rows of {stage.label!r}")
+        return scores.numpy()
 
 
-def check_world(world: World, trained: Sequence[tuple[str, str]], label: str) -> None:
-    """Refuse a closed world whose seen and unseen pairs are not those of a model.
-
-    Args:
-        world: what it is asked.
-        trained: the pairs it was trained on.
-        label: of its stage.
-
-    Raises:
-        StageError: a seen pair was not trained on, or an unseen one was.
-    """
-    for pair, seen in zip(world.pairs, world.seen.tolist(), strict=True):
-        if seen != (pair in trained):
-            name, key = " ".join(pair), "seen_split" if seen else "unseen_split"
-            raise StageError(
-                f"{key}: {label!r} was {'not ' if seen else ''}trained on the pair {name!r}; name "
-                f"the split of {'held-out images of its pairs' if seen else 'pairs new to it'}"
-            )
-
-
-def closed_world(seen: Split, unseen: Split) -> World:
-    """Return the closed world of two splits.
-
-    Raises:
-        StageError: the two have a pair in common.
-    """
-    both = set(seen.class_names) & set(unseen.class_names)
-    if both:
-        raise StageError(
-            f"unseen_split: {unseen.name!r} has the pair {min(both)!r} of {seen.name!r}; use a "
-            "split of other pairs"
-        )
-    names = [*seen.class_names, *unseen.class_names]
-    first = len(seen.class_names)
-    labels = np.concatenate([seen.labels, unseen.labels + first]).astype(np.int64)
-    pairs = [pair_of(name) for name in names]
-    return World(
-        (Part.whole(seen), Part.whole(unseen)), pairs, labels, np.arange(len(names)) < first
-    )
+def trained_split(key: str, split: str, label: str) -> str:
+    """Return the message about a split whose images, or pairs, a model was trained on."""
+    other = "further images of its pairs" if key == "seen_split" else "pairs new to it"
+    return f"{key}: {split!r} is trained on by {label!r}; name a split with {other}"
 
 
 def resample(found: Margins, seed: int) -> NDArray[np.float64]:
