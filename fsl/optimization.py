@@ -122,15 +122,6 @@ def add_l2_gradients_(parameters: Iterable[Tensor], coefficient: float) -> None:
         torch._foreach_add_(_gradients(penalised), penalised, alpha=2 * coefficient)
 
 
-@torch.no_grad()
-def all_gradients_finite(parameters: Iterable[Tensor]) -> Tensor:
-    """Return a bool scalar tensor, on the gradients' device; true where there is none."""
-    gradients = _gradients(parameters)
-    if not gradients:
-        return torch.tensor(True)
-    return torch.stack(torch._foreach_norm(gradients, float("inf"))).isfinite().all()
-
-
 def unscaled_decay(weight_decay: float, lr: float) -> float:
     """Return the `weight_decay` with which torch's AdamW multiplies by exactly 1 - weight_decay.
 

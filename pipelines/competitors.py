@@ -22,7 +22,7 @@ from data_shards.episodes import EpisodeBank
 from data_shards.labelled_rows import LabelledRows
 from fsl.episode_heads import HeadConfig, build_head
 from fsl.evaluation import EpisodeScores
-from pipelines.candidates import Candidate
+from pipelines.candidates import Candidate, Model
 from pipelines.memory import lack_explained
 from pipelines.protocols import OWN, protocol_names
 
@@ -131,12 +131,18 @@ class Competitor:
         with lack_explained(lambda: self._remedy(questions)):
             return self._answer(questions)
 
+    @property
+    def _on_gpu(self) -> bool:
+        """Whether a GPU answers: heads and baselines compute on the CPU."""
+        own = self.protocol.name == OWN and isinstance(self.candidate, Model)
+        return own and torch.cuda.is_available()
+
     def _remedy(self, questions: Questions) -> str:
         on_cpu = ", or hide the GPU: set the environment variable CUDA_VISIBLE_DEVICES to nothing"
         return (
             f"{self.candidate.name!r} answers with protocol {self.protocol_name!r} about "
             f"{len(questions.labels)} images; lower tasks, queries, shots or ways"
-            f"{on_cpu * torch.cuda.is_available()}"
+            f"{on_cpu * self._on_gpu}"
         )
 
     def _answer(self, questions: Questions) -> EpisodeScores:

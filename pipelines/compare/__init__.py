@@ -21,10 +21,10 @@ def compare(
     baseline: str | None = None,
     by: Literal["method", "seed"] = "method",
 ) -> Comparison:
-    """Compare the models of finished runs on the episodes that they share.
+    """Compare the models of finished runs on the episodes, or images, that they share.
 
     Args:
-        paths: run directories, or directories of evaluate stages.
+        paths: run directories, or directories of evaluate or classify stages.
         ways: keep these; empty keeps all, as for the next three.
         shots: labelled images per class.
         labels: stage labels of models, and names of baselines.

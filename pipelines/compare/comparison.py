@@ -56,6 +56,8 @@ def compare_runs(
     rows = _rows(answers, by)
     notes += dict.fromkeys(note for row in rows for note in _same_seeds(row))
     names = list(dict.fromkeys(row.name for row in rows))
+    if not names:
+        raise ConfigError("\n- ".join(["nothing is left to compare:", *stopped]))
     if len(names) == 1:
         chosen = ", or fewer of --labels and --protocol" * bool(wanted.labels or wanted.protocols)
         alone = f"only one method, {names[0]}: a comparison needs two; name another run{chosen}"
@@ -69,7 +71,8 @@ def compare_runs(
     shared = {bank: own for bank, own in banks.items() if len(own) > 1}
     notes += unshared(banks)
     if not shared:
-        raise ConfigError("\n- ".join(["no two methods answered the same episodes:", *notes]))
+        none = "no two methods answered the same episodes, or images:"
+        raise ConfigError("\n- ".join([none, *notes]))
     panels = [panel(title(bank, shared), bank, own, baseline) for bank, own in shared.items()]
     return Comparison(panels, notes)
 

@@ -23,16 +23,17 @@ def method_digest(label: str, evaluation: str, stages: Stages, head: Any) -> str
     """Return the identity of a model and of how it answers but for the seeds.
 
     Args:
-        label: the model's; one that is no stage is a baseline, known by name and image settings.
+        label: the model's; one that is no stage is a baseline, known by name and colour mode.
         evaluation: label of the evaluate or classify stage.
         stages: what the evaluation was made from.
         head: settings of the protocol, None when they are not recorded.
     """
-    how = [_asking(stages[evaluation]), head]
     if label in stages:
+        how = [_asking(stages[evaluation]), head]
         return digest({"label": label, "model": settings_digest(label, stages), "how": how})
-    images = next((r.config["images"] for r in stages.values() if r.config.get("images")), None)
-    return digest({"baseline": label, "images": images, "how": how})
+    seen = (record.config.get("images") for record in stages.values() if record.kind == "train")
+    mode = next((images["mode"] for images in seen if images), None)  # sizes change no baseline
+    return digest({"baseline": label, "mode": mode, "head": head})
 
 
 def is_trained(label: str, stages: Stages) -> bool:

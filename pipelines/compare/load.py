@@ -47,7 +47,7 @@ def load(path: Location) -> tuple[list[Answers], list[str]]:
     if not path.is_dir():
         raise StageError(
             f"{path}: no such directory; name a run (runs/NAME) or the directory of an evaluate "
-            "stage in it"
+            "or classify stage in it"
         )
     if (path / CONFIG).exists():
         return _answers(path, path.parent), []

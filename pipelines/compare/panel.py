@@ -6,7 +6,7 @@ Letters: E episodes, W ways, M methods.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean, stdev
@@ -37,12 +37,12 @@ class Row:
     @cached_property
     def values(self) -> Tensor:
         """Accuracy of each episode, the mean over the training runs, (E,) float64."""
-        return torch.stack([item.accuracies for item in self.answers]).mean(0)
+        return self._over_runs(lambda item: item.accuracies)
 
     @cached_property
     def ways(self) -> Tensor:
         """Accuracy on the queries of each way, the mean over the training runs, (E, W) float64."""
-        return torch.stack([item.way_accuracies for item in self.answers]).mean(0)
+        return self._over_runs(lambda item: item.way_accuracies)
 
     @cached_property
     def mean(self) -> MeanCI:
@@ -58,13 +58,22 @@ class Row:
         return class_interval(self.values, classes, self.ways)
 
     @cached_property
+    def by_run(self) -> list[list[Answers]]:
+        """The answers of each training run; several with one seed are one run."""
+        found: dict[object, list[Answers]] = {}
+        for item in self.answers:
+            found.setdefault(item.weights if item.seed is None else item.seed, []).append(item)
+        return list(found.values())
+
+    def _over_runs(self, what: Callable[[Answers], Tensor]) -> Tensor:
+        """Return the mean over training runs, each the mean over its answers."""
+        runs = [torch.stack([what(item) for item in run]).mean(0) for run in self.by_run]
+        return torch.stack(runs).mean(0)
+
+    @cached_property
     def run_means(self) -> list[float]:
         """Accuracy of each training run; of several with one seed, their mean."""
-        by_seed: dict[object, list[float]] = {}
-        for item in self.answers:
-            seed = item.weights if item.seed is None else item.seed
-            by_seed.setdefault(seed, []).append(float(item.accuracies.mean()))
-        return [fmean(means) for means in by_seed.values()]
+        return [fmean(float(item.accuracies.mean()) for item in run) for run in self.by_run]
 
     @property
     def runs(self) -> int:
@@ -89,9 +98,9 @@ class Row:
     @property
     def cpu_minutes(self) -> float | None:
         """Mean training time over the runs, None when one did not record it."""
-        spent = [item.cpu_minutes for item in self.answers]
-        known = [value for value in spent if value is not None]
-        return fmean(known) if len(known) == len(spent) else None
+        spent = [[item.cpu_minutes for item in run] for run in self.by_run]
+        known = [[value for value in run if value is not None] for run in spent]
+        return fmean(map(fmean, known)) if known == spent else None
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,12 @@ def unshared(banks: Mapping[Asked, Sequence[Row]]) -> list[str]:
         most = listed(_with_seeds(row) for row in alike.pop(main))
         if len(banks[main]) == 1 and not alike:
             notes.append(f"{setting}: only {most} answered all of it, so it is in no table.")
+        there = {row.name for row in banks[main]}
         for bank, own in alike.items():
-            names = listed(_with_seeds(row) for row in own)
+            absent = [row for row in own if row.name not in there]
+            if not absent:
+                continue  # they are in both tables
+            names = listed(_with_seeds(row) for row in absent)
             notes.append(
                 f"{setting}: {names} did not answer the same {bank.unit} as {most}: "
                 f"{', '.join(bank.reasons(main))}. {bank.remedy(main)}."

@@ -10,8 +10,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from data_shards.location import Location
 from fsl.errors import FewShotError
-from pipelines.accuracies import TABLE
+from pipelines.accuracies import TABLE, read_table
 from pipelines.compare import compare
 from tests.evaluated_run import EvaluatedRun
 
@@ -174,3 +175,44 @@ def test_options_that_leave_nothing_together_are_refused(tmp_path: Path) -> None
     EvaluatedRun(tmp_path / "b", {"y": 0.7}, settings={**SMALL, "shots": [5]}).write()
     with pytest.raises(FewShotError, match="nothing has all that"):
         compare([tmp_path / "a", tmp_path / "b"], labels=["x"], shots=[5])
+
+
+def test_methods_that_answered_two_banks_are_in_two_tables_without_a_note(tmp_path: Path) -> None:
+    for name, lr in (("a", 0.1), ("b", 0.2)):
+        for label, split in (("choose", "val"), ("evaluate", "novel")):
+            run = EvaluatedRun(
+                tmp_path / name, {"train": 0.8}, lr=lr, settings={**SMALL, "split": split},
+                label=label,
+            )  # fmt: skip
+            run.write()
+    evaluated(tmp_path / "c", lr=0.3)
+    comparison = compare([tmp_path / name for name in "abc"])
+    assert [panel.title for panel in comparison.panels] == [
+        "5-way 1-shot, split val", "5-way 1-shot, split novel",
+    ]  # fmt: skip
+    assert not [note for note in comparison.notes if "did not answer" in note]
+
+
+def test_pixels_are_one_row_whatever_the_size_of_the_networks_images(tmp_path: Path) -> None:
+    for number, size in enumerate((84, 224)):
+        root = tmp_path / f"run{size}"
+        EvaluatedRun(
+            root, {"x": 0.8}, lr=number, settings=SMALL, baselines={"pixels": 0.4}
+        ).write()  # fmt: skip
+        (config,) = root.glob("x-*/config.json")
+        content = json.loads(config.read_text())
+        content["config"]["images"] = {"mode": "rgb", "size": size}
+        config.write_text(json.dumps(content))
+    comparison = compare([tmp_path / "run84", tmp_path / "run224"])
+    assert sorted(comparison.names) == ["pixels", "run224", "run84"]
+
+
+def test_only_losers_of_a_race_leave_nothing_to_compare(tmp_path: Path) -> None:
+    place = evaluated(tmp_path / "run")
+    table = pq.read_table(place / TABLE)
+    pq.write_table(table.slice(0, 30), place / TABLE)
+    summary = json.loads((place / "summary.json").read_text())
+    summary["results"][0]["mean"] = read_table(Location.parse(place))[0].mean.mean
+    (place / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(FewShotError, match=r"nothing is left to compare:\n- .*dropped by the race"):
+        compare([place], baseline="run")

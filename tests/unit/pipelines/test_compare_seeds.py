@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
@@ -66,6 +67,23 @@ def test_a_file_of_weights_counts_by_its_content(
     found = compare([tmp_path / "run0", tmp_path / "run1"])
     assert len([name for name in found.names if name != "pixels"]) == methods
     assert row(found, found.names[0]).runs == 3 - methods
+
+
+def test_two_trainings_with_one_seed_weigh_as_one(tmp_path: Path) -> None:
+    """The mean is that of the runs that the table counts."""
+    for folder, seed, level in (("a", 0, 0.9), ("b", 0, 0.9), ("c", 1, 0.6)):
+        run = EvaluatedRun(tmp_path / folder / "run", {"x": level}, seed, settings=SMALL,
+                           baselines={"pixels": 0.4}, cpu_minutes=10.0 * (seed + 1))  # fmt: skip
+        place = run.write()
+        summary = json.loads((place / "summary.json").read_text())
+        for entry in summary["models"]:  # as after training on another machine
+            entry["weights"] += folder * (entry["label"] == "x")
+        (place / "summary.json").write_text(json.dumps(summary))
+    found = row(compare([tmp_path / folder / "run" for folder in "abc"]), "x")
+    assert (found.runs, len(found.answers)) == (2, 3)
+    assert found.mean.mean == pytest.approx(fmean(found.run_means))
+    assert float(found.ways.mean()) == pytest.approx(fmean(found.run_means))
+    assert found.cpu_minutes == pytest.approx(15.0)
 
 
 def test_seeds_that_stand_apart_are_seeds_nevertheless(tmp_path: Path) -> None:
