@@ -60,7 +60,8 @@ class Ledger:
         self._seen = {
             identity(trial.params)
             for trial in own_trials(self.study)
-            if _begun(trial) or trial.state.is_finished()
+            if (_begun(trial) or trial.state.is_finished())
+            and trial.user_attrs.get("outcome") != Outcome.FAILED  # no fault of its settings
         }
 
     def next(self) -> TrialJob | None:

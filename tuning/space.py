@@ -82,13 +82,25 @@ class Space:
                     raise ConfigError(f"{where}: {error}") from None
         return found
 
-    def check_plans(self) -> None:
-        """Raise FewShotError for what only the data can show: call it before any trial runs."""
-        for branch in self.branches.values():
-            try:
-                plan(branch.recipe())
-            except FewShotError as error:
-                raise type(error)(f"{branch.origin}: {error}") from None
+    def check_plans(self) -> list[str]:
+        """Find what only the data can show: call it before any trial runs.
+
+        Returns:
+            Digests of the outside data that all recipes read, sorted.
+
+        Raises:
+            FewShotError: a recipe cannot be planned, or recipes read different data.
+        """
+        found = {label: _outside(branch) for label, branch in self.branches.items()}
+        (first, data), *others = found.items()
+        for label, own in others:
+            if own != data:
+                raise ConfigError(
+                    f"recipes: {first!r} and {label!r} read different data (the digests of what "
+                    f"their shards or features are made from are {_short(data)} and "
+                    f"{_short(own)}), so their accuracies cannot be compared; give them the same"
+                )
+        return data
 
 
 def build_space(config: StudyConfig) -> Space:
@@ -129,6 +141,19 @@ def _words(domain: Domain) -> str:
     words = f"{domain.low:g} to {domain.high:g}" + (", logarithmic" if domain.log else "")
     step = getattr(domain, "step", 1)
     return words + (f", in steps of {step}" if step != 1 else "")
+
+
+def _outside(branch: Branch) -> list[str]:
+    """Return the digests of what the stages of a recipe that need no other read, sorted."""
+    try:
+        planned = plan(branch.recipe())
+    except FewShotError as error:
+        raise type(error)(f"{branch.origin}: {error}") from None
+    return sorted(stage.data for stage in planned.values() if not stage.inputs)
+
+
+def _short(digests: list[str]) -> str:
+    return ", ".join(each[:12] for each in digests)
 
 
 def judged_by(stage: TrainConfig) -> dict[str, Any]:

@@ -6,24 +6,30 @@ object store, the journal is copied there after every change that matters.
 
 from __future__ import annotations
 
+import logging
+import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import optuna
 
 from data_shards.location import Location
-from fsl.errors import ConfigError
+from fsl.errors import ConfigError, StorageError
 from pipelines.lock import run_lock
 from tuning.config import StudyConfig
 from tuning.journal import JOURNAL, copy_journal, open_journal
+from tuning.outcome import Outcome
 from tuning.pruners import build_pruner
 from tuning.samplers import build_sampler
 from tuning.space import Space, build_space
 from tuning.study_record import SETTINGS, check_continues, read_settings, write_settings
+
+logger = logging.getLogger(__name__)
 
 REST = 19
 """Pause after copying a journal away, in units of the time that it took."""
@@ -52,9 +58,17 @@ class StudyStore:
         """
         size = self.journal.stat().st_size
         begun = time.monotonic()
-        if self.root.local is None and size != self._copied and (now or begun > self._rest_until):
+        if self.root.local is not None or size == self._copied:
+            return
+        if now:
             (self.root / JOURNAL).upload(self.journal)
             self._copied = size
+        elif begun > self._rest_until:
+            try:
+                (self.root / JOURNAL).upload(self.journal)
+                self._copied = size
+            except StorageError as error:
+                logger.warning("the study's journal is copied later: %s", error)
             ended = time.monotonic()
             self._rest_until = ended + REST * (ended - begun)
 
@@ -91,12 +105,40 @@ def open_study(config: StudyConfig, space: Space | None = None) -> Iterator[Stud
         study = open_journal(path, config)
         study.pruner, study.sampler = build_pruner(config), build_sampler(config, 0)
         for point in space.points():
-            study.enqueue_trial(point, skip_if_exists=True)
+            if not _has(study, point):
+                study.enqueue_trial(point)
         store = StudyStore(root, study, path)
         try:
             yield store
         finally:
-            store.sync(now=True)
+            _last_copy(store)
+
+
+def _last_copy(store: StudyStore) -> None:
+    """Copy the journal away; where that fails, keep it here and say where.
+
+    Raises:
+        StorageError: names the file that holds what was not copied.
+    """
+    try:
+        store.sync(now=True)
+    except StorageError as error:
+        handle, kept = tempfile.mkstemp(prefix="fewshot-", suffix=f"-{JOURNAL}")
+        os.close(handle)
+        shutil.copyfile(store.journal, kept)
+        raise StorageError(
+            f"{error}; the study's journal is kept in {kept}: copy it to {store.root / JOURNAL} "
+            "before the sweep goes on, or the trials since the last copy are run again"
+        ) from error
+
+
+def _has(study: optuna.Study, point: Mapping[str, Any]) -> bool:
+    """Return whether a point was asked, by a trial that was not lost to a fault."""
+    return any(
+        trial.system_attrs.get("fixed_params", trial.params) == point
+        for trial in study.get_trials(deepcopy=False)
+        if trial.user_attrs.get("outcome") != Outcome.FAILED
+    )
 
 
 def read_study(root: Location) -> tuple[StudyConfig, optuna.Study]:

@@ -7,6 +7,7 @@ from tuning.config import StudyConfig
 from tuning.finalists import check_finalists, run_finalists
 from tuning.pbt import best_member, run_population
 from tuning.report.page import write_report
+from tuning.same_data import check_data
 from tuning.space import Space
 from tuning.store import StudyStore, open_study
 from tuning.sweep import run_trials
@@ -20,10 +21,11 @@ def run_study(config: StudyConfig, space: Space, width: int = 100) -> str:
         FewShotError: the study cannot run, or its trials all fail alike.
         KeyboardInterrupt: stopped by hand; the same call goes on.
     """
-    space.check_plans()
+    data = space.check_plans()
     check_finalists(space, config)
     search = run_trials if config.population is None else run_population
     with open_study(config, space) as store:
+        check_data(store, data)
         try:
             search(config, space, store)
         finally:

@@ -1,7 +1,8 @@
 """What earlier studies found, copied into a new one: its sampler then knows from the start.
 
-Only trials that searched the same settings by name, with values inside the new ranges, under the
-same goals and the same sort of validation tasks, say anything about the new study.
+Only trials of the same data and length that searched the same settings by name, with values inside
+the new ranges, under the same goals and the same sort of validation tasks, say anything about the
+new study.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -16,6 +18,7 @@ from data_shards.location import Location
 from fsl.errors import ConfigError, FewShotError
 from tuning.config import StudyConfig
 from tuning.ranges import distribution, fitting
+from tuning.same_data import data_of
 from tuning.samplers import CONSTRAINT, INFEASIBLE
 from tuning.space import RECIPE, Space, build_space, judged_by
 from tuning.store import StudyStore, read_study
@@ -41,7 +44,7 @@ def warm_start(config: StudyConfig, space: Space, store: StudyStore) -> int:
     done: list[str] = list(store.study.user_attrs.get(DONE, []))
     for text in config.warm_start:
         if text not in done:
-            for trial in fitting_trials(config, space, text):
+            for trial in fitting_trials(config, space, text, store.study):
                 if trial.user_attrs[SOURCE] not in _sources(store):
                     store.study.add_trial(trial)
             done.append(text)
@@ -50,13 +53,16 @@ def warm_start(config: StudyConfig, space: Space, store: StudyStore) -> int:
     return len(_sources(store))
 
 
-def fitting_trials(config: StudyConfig, space: Space, text: str) -> list[FrozenTrial]:
+def fitting_trials(
+    config: StudyConfig, space: Space, text: str, own: optuna.Study
+) -> list[FrozenTrial]:
     """Return the trials of an earlier study that say something about this one, as it has them.
 
     Args:
         config: settings of the new study.
         space: what it searches.
         text: directory or URI of the earlier one.
+        own: the new study.
 
     Raises:
         ConfigError: it is not there, or nothing in it fits.
@@ -71,6 +77,7 @@ def fitting_trials(config: StudyConfig, space: Space, text: str) -> list[FrozenT
     except FewShotError as error:
         raise ConfigError(f"{where}: {error}") from None
     _check_alike(where, earlier, before, config, space)
+    _check_same_data(where, study, own)
     finished = [t for t in study.get_trials(deepcopy=False) if t.state in TOLD]
     if not finished:
         raise ConfigError(f"{where}: has no finished trial; leave it out")
@@ -93,14 +100,34 @@ def _check_alike(
     two = [goal.metric for goal in config.goals]
     if one != two:
         raise ConfigError(f"{where}: its goals are {', '.join(one)}, not {', '.join(two)}")
-    judged = [judged_by(next(iter(each.branches.values())).judged()) for each in (before, space)]
-    then, now = judged
+    then, now = (_judged(each) for each in (before, space))
     for name in sorted((then.keys() | now.keys()) - set(MAY_DIFFER)):
         if then.get(name) != now.get(name):
             raise ConfigError(
                 f"{where}: judged with {name}: {then.get(name)!r}, this study with "
-                f"{now.get(name)!r}, so their accuracies cannot be compared; leave it out"
+                f"{now.get(name)!r}, so their accuracies cannot be compared; leave it out, or "
+                "try its best settings as points"
             )
+
+
+def _judged(space: Space) -> dict[str, Any]:
+    """Return what the accuracies of a study depend on besides what it searches."""
+    branch = next(iter(space.branches.values()))
+    stage = branch.judged()
+    length = {"optim.epochs": stage.optim.epochs}
+    searched = {dimension.key for dimension in branch.dimensions}
+    fixed = {k: v for k, v in length.items() if f"stages.{branch.objective}.{k}" not in searched}
+    return judged_by(stage) | fixed
+
+
+def _check_same_data(where: str, earlier: optuna.Study, own: optuna.Study) -> None:
+    """Refuse a study of other data, as far as the two have noted theirs."""
+    then, now = data_of(earlier), data_of(own)
+    if then is not None and now is not None and then != now:
+        raise ConfigError(
+            f"{where}: its trials are of other data, so their accuracies cannot be compared; leave "
+            "it out, or try its best settings as points"
+        )
 
 
 def _adopted(trial: FrozenTrial, space: Space, root: Location) -> FrozenTrial | None:
