@@ -111,10 +111,10 @@ def open_study(config: StudyConfig, space: Space | None = None) -> Iterator[Stud
         try:
             yield store
         finally:
-            _last_copy(store)
+            copy_away(store)
 
 
-def _last_copy(store: StudyStore) -> None:
+def copy_away(store: StudyStore) -> None:
     """Copy the journal away; where that fails, keep it here and say where.
 
     Raises:

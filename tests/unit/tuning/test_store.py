@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from multiprocessing import get_context
 from multiprocessing.synchronize import Event
@@ -18,7 +19,7 @@ from fsl.errors import ConfigError, FewShotError, StageError, StorageError
 from tests.toy_study import RECIPE, write_study
 from tuning.config import StudyConfig, load_study
 from tuning.space import build_space
-from tuning.store import open_study, read_study
+from tuning.store import StudyStore, copy_away, open_study, read_study
 from tuning.study_record import SETTINGS
 
 POINT = {"method.temperature": 2.0, "optim.lr": 0.01}
@@ -257,3 +258,25 @@ def test_a_study_on_an_object_store_goes_on_from_what_was_copied(
         assert store.study.best_value == 0.25
         assert not store.journal.is_relative_to(Path.cwd())
     assert not store.journal.exists()
+
+
+def test_a_bucket_that_is_away_ends_no_sweep_and_loses_no_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(place: Location, source: Path) -> None:
+        raise StorageError(f"{place}: cannot be written")
+
+    monkeypatch.setattr(Location, "upload", away)
+    journal = tmp_path / "study.journal"
+    journal.write_text("what nobody else has")
+    root = Location.parse("s3://bucket/study?region=eu-west-1")
+    store = StudyStore(root, optuna.create_study(), journal)
+    store.sync()
+    with pytest.raises(StorageError, match="the study's journal is kept in") as caught:
+        copy_away(store)
+    kept = re.search(
+        r"kept in (\S+): copy it to s3://bucket/study/study.journal", str(caught.value)
+    )
+    assert kept is not None
+    assert Path(kept[1]).read_text() == "what nobody else has"
+    Path(kept[1]).unlink()
