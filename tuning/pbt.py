@@ -27,7 +27,7 @@ from tuning.config import StudyConfig
 from tuning.outcome import Outcome
 from tuning.population import HISTORY, Member, MemberJob, check_changeable
 from tuning.ranges import distribution, encoded, ends
-from tuning.resources import concurrency, need_of, ray_for
+from tuning.resources import check_all_fit, need_of, ray_for
 from tuning.space import Space
 from tuning.store import StudyStore
 from tuning.tuner import prepare_tune
@@ -42,7 +42,7 @@ def run_population(config: StudyConfig, space: Space, store: StudyStore) -> None
 
     Raises:
         ConfigError: something searched cannot change in the middle of a training.
-        FewShotError: not one member fits.
+        FewShotError: the members do not all fit at once.
         KeyboardInterrupt: stopped by hand; the same call goes on.
     """
     if members := store.study.user_attrs.get(DONE):
@@ -69,6 +69,7 @@ def run_population(config: StudyConfig, space: Space, store: StudyStore) -> None
 def _train(config: StudyConfig, space: Space, branch: Branch, job: MemberJob, folder: Path) -> None:
     """Let Ray Tune train the members, from its last snapshot if it has one."""
     need = need_of(config, space)
+    check_all_fit(config, need)
     prepare_tune()
     trainable = tune.with_resources(Member, dict(need.trial))
     domains = {dimension.name: tune_domain(dimension.domain) for dimension in branch.dimensions}
@@ -83,7 +84,6 @@ def _train(config: StudyConfig, space: Space, branch: Branch, job: MemberJob, fo
             tune_config=tune.TuneConfig(
                 scheduler=_scheduler(config, branch),
                 num_samples=config.budget.trials,
-                max_concurrent_trials=concurrency(config, need),
                 reuse_actors=True,
             ),
             run_config=tune.RunConfig(

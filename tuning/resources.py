@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import ray
 
-from fsl.errors import StageError
+from fsl.errors import ConfigError, StageError
 from pipelines.ray_trainer import OBJECT_STORE_BYTES, connect
 from pipelines.train_config import TrainConfig
 from tuning.config import StudyConfig
@@ -114,6 +114,30 @@ def concurrency(config: StudyConfig, need: Need) -> int:
     if wished is None:
         return min(fits, config.budget.trials)
     return wished if os.environ.get("RAY_ADDRESS") else min(wished, fits)
+
+
+def check_all_fit(config: StudyConfig, need: Need) -> None:
+    """Refuse a population whose members cannot all train at once.
+
+    Tune would begin the last members when the first have ended: nobody left to learn from.
+
+    Raises:
+        ConfigError: there is room for fewer.
+        StageError: not even one fits.
+    """
+    members, at_once = config.budget.trials, concurrency(config, need)
+    if at_once >= members:
+        return
+    if at_once == config.trials.concurrent:
+        raise ConfigError(
+            f"budget.trials: {members} members of a population train at once, but "
+            f"trials.concurrent lets only {at_once}; raise it, or lower budget.trials"
+        )
+    raise ConfigError(
+        f"budget.trials: {members} members of a population train at once, but only {at_once} fit "
+        "into the Ray cluster; lower budget.trials, or trials.cpus and trials.gpus, or add nodes. "
+        "Where nodes come on demand, set trials.concurrent"
+    )
 
 
 def _largest_node(piece: Mapping[str, float]) -> Mapping[str, float]:

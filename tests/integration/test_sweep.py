@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 from data_shards.location import Location
 from pipelines.cli import main
 from pipelines.runner import PipelineConfig, run_pipeline
+from tests.ray_cluster import local_cluster
 from tests.toy_study import RECIPE, write_study
 from tuning.config import load_study
 from tuning.outcome import own_trials
@@ -111,7 +112,8 @@ def test_a_population_exchanges_weights_and_ends_with_one_trial_per_member(
         population={"interval_epochs": 1, "quantile": 0.5, "resample": 0.0},
         budget={"trials": 4},
     )
-    trials = tuned(study)
+    with local_cluster(cpus=4):  # all members train at once
+        trials = tuned(study)
     assert len(trials) == 4
     assert all(list(trial.intermediate_values)[-1] == 100 for trial in trials)
     histories = [

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
+from ray import tune
 from ray.tune.schedulers.pbt import _explore
 
 from fsl.errors import ConfigError
 from fsl.search_space import Choice, IntRange, Uniform
 from tests.toy_study import write_study
-from tuning.config import load_study
+from tuning.config import StudyConfig, load_study
 from tuning.pbt import (
     DONE,
     _write_down,
@@ -42,6 +45,32 @@ def job(folder: Path, search: dict[str, Any]) -> MemberJob:
     config = load_study(study)
     (branch,) = build_space(config).branches.values()
     return member_job(config, branch)
+
+
+def population(folder: Path, **changes: Any) -> StudyConfig:
+    """Return the settings of a population over the toy recipe."""
+    instead = {"finalists": "-", "sampler": "-", "pruner": "-", "population": {}}
+    return load_study(write_study(folder, **{**instead, **changes}))
+
+
+class BeganError(Exception):
+    """Ray Tune would start processes now."""
+
+
+def begin(config: StudyConfig, cpus: float, patch: pytest.MonkeyPatch) -> None:
+    """Begin a population on a machine like this; raise `BeganError` where processes start."""
+
+    def stop(tuner: tune.Tuner) -> None:
+        raise BeganError
+
+    machine = {"Resources": {"CPU": cpus}, "Alive": True}
+    patch.delenv("RAY_ADDRESS", raising=False)
+    patch.setattr(ray, "cluster_resources", lambda: machine["Resources"])
+    patch.setattr(ray, "nodes", lambda: [machine])
+    patch.setattr("tuning.pbt.ray_for", lambda config: nullcontext())
+    patch.setattr(tune.Tuner, "fit", stop)
+    with open_study(config) as store:
+        run_population(config, build_space(config), store)
 
 
 def test_members_validate_at_every_exchange(tmp_path: Path) -> None:
@@ -130,6 +159,28 @@ def test_a_finished_population_does_not_grow(tmp_path: Path) -> None:
         store.study.set_user_attr(DONE, 3)
         with pytest.raises(ConfigError, match=r"budget\.trials: 4, but this population"):
             run_population(config, build_space(config), store)
+
+
+@pytest.mark.parametrize(
+    ("trials", "words"),
+    [
+        (
+            {"cpus": 2},
+            r"budget\.trials: 4 members .* only 3 fit .* lower budget\.trials, or trials\.c",
+        ),
+        (
+            {"concurrent": 2},
+            r"budget\.trials: 4 members .* trials\.concurrent lets only 2; raise it",
+        ),
+    ],
+)
+def test_a_population_that_cannot_train_at_once_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trials: dict[str, int], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        begin(population(tmp_path, trials=trials), 7, monkeypatch)
+    with pytest.raises(BeganError):
+        begin(population(tmp_path), 4, monkeypatch)
 
 
 def test_a_population_is_continued_with_the_settings_it_wrote(tmp_path: Path) -> None:
