@@ -8,9 +8,10 @@ from statistics import fmean
 from typing import Any
 
 from pipelines.compare.comparison import Comparison
+from pipelines.compare.sharing import listed
 from pipelines.compare.words import amount, percent, points, signed
 from pipelines.train_config import ValidationConfig
-from tuning.config import FinalistsConfig
+from tuning.config import SCORE, FinalistsConfig
 
 BEST, RESULTS = "best.yaml", "finalists.json"
 
@@ -60,6 +61,7 @@ def sentences(
     asked: ValidationConfig,
     fresh: FinalistsConfig,
     *,
+    goals: Sequence[str],
     trials: int,
     best: int,
 ) -> list[str]:
@@ -70,18 +72,17 @@ def sentences(
         comparison: of them on the fresh tasks; None for a single one.
         asked: what the search asked.
         fresh: what the finalists were asked.
+        goals: by which numbers the search chose; only accuracy alone makes one trial the best.
         trials: how many the search had values of, of which these are the best.
         best: number of the search's best, which is a finalist unless its model is gone.
     """
-    ours = finalists[0].number == best
+    ours = list(goals) == [SCORE] and finalists[0].number == best
     return [
-        f"The search's own values are optimistic: {_who(finalists)} best of {trials} on the "
-        f"{asked.tasks} tasks that chose, and luck was chosen along with skill (the winner's "
-        f"curse). The accuracies here are of {fresh.tasks} fresh tasks, drawn with seed "
-        f"{fresh.seed}.",
+        f"{_chosen(len(finalists), goals, asked, trials)} The accuracies here are of "
+        f"{fresh.tasks} fresh tasks, drawn with seed {fresh.seed}.",
         _fall(finalists, asked, fresh),
         *([_order(finalists, comparison, asked)] if comparison and ours else []),
-        _classes(asked, fresh),
+        _classes(asked, fresh, goals),
     ]
 
 
@@ -108,8 +109,24 @@ def changes(
     ]
 
 
-def _who(finalists: Sequence[Finalist]) -> str:
-    return "this trial was the" if len(finalists) == 1 else "these trials were the"
+def _chosen(count: int, goals: Sequence[str], asked: ValidationConfig, trials: int) -> str:
+    """Say what chose the finalists, and what that does to their accuracies in the search."""
+    if list(goals) == [SCORE]:
+        who = "this trial was" if count == 1 else "these trials were"
+        return (
+            f"The search's own values are optimistic: {who} the best of {trials} on the "
+            f"{asked.tasks} tasks that chose, and luck was chosen along with skill (the winner's "
+            "curse)."
+        )
+    who = "This trial is" if count == 1 else "These trials are"
+    what = "the best" if len(goals) == 1 else "of the Pareto front"
+    luck = (
+        f"The search's own accuracies are optimistic: they chose too, on {asked.tasks} tasks, "
+        "and luck was chosen along with skill (the winner's curse)."
+        if SCORE in goals
+        else "Their accuracies had no part in that."
+    )
+    return f"{who} {what} of {trials} trials by {listed(goals)}. {luck}"
 
 
 def _fall(finalists: Sequence[Finalist], asked: ValidationConfig, fresh: FinalistsConfig) -> str:
@@ -160,13 +177,16 @@ def _order(finalists: Sequence[Finalist], comparison: Comparison, asked: Validat
     )
 
 
-def _classes(asked: ValidationConfig, fresh: FinalistsConfig) -> str:
+def _classes(asked: ValidationConfig, fresh: FinalistsConfig, goals: Sequence[str]) -> str:
+    chose = SCORE in goals
     if asked.split != fresh.split:
         return (
-            f"The classes are those of split {fresh.split!r}, the search was judged by "
-            f"{asked.split!r}. What holds for the final, novel classes: fewshot run {BEST}."
+            f"The classes are those of split {fresh.split!r}, the search "
+            f"{'was judged by' if chose else 'asked'} {asked.split!r}. What holds for the final, "
+            f"novel classes: fewshot run {BEST}."
         )
     return (
-        f"The tasks are new, their classes are not: they are those of split {fresh.split!r}, by "
-        f"which the search chose. The novel classes are still to be asked: fewshot run {BEST}."
+        f"The tasks are new, their classes are not: they are those of split {fresh.split!r}, "
+        f"{'by which the search chose' if chose else 'which the search asked too'}. The novel "
+        f"classes are still to be asked: fewshot run {BEST}."
     )

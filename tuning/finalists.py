@@ -125,7 +125,13 @@ def run_finalists(space: Space, config: StudyConfig, study: optuna.Study) -> Fin
         if trial.state == TrialState.COMPLETE or trial.intermediate_values
     ]
     said = sentences(
-        trials, comparison, asked, config.finalists, trials=len(valued), best=chosen[0].number
+        trials,
+        comparison,
+        asked,
+        config.finalists,
+        goals=[goal.metric for goal in config.goals],
+        trials=len(valued),
+        best=chosen[0].number,
     )
     said += notes
     if comparison is not None:

@@ -12,6 +12,7 @@ from data_shards.location import Location
 from fsl.errors import ConfigError
 from pipelines.report.charts import COLOURS, INK
 from pipelines.train_config import ValidationConfig
+from tuning.config import SCORE
 from tuning.recipe_tree import source_tree
 from tuning.report.history import titles
 from tuning.report.paper import GREY, Drawing, axes_of, drawing, grid, points
@@ -20,6 +21,10 @@ from tuning.report.view import StudyView
 CURSE = (
     "Of equally good trials the search prefers the one that was luckiest with its tasks (the "
     "winner's curse). Only fresh tasks, the same for all finalists, say how good they are."
+)
+NO_GOAL = (
+    "The search did not choose by accuracy. Fresh tasks, the same for all finalists, say how good "
+    "they are in it."
 )
 KEY = (
     "Dot: accuracy on the fresh tasks, line: 95 % over tasks, bar: 95 % over classes; blue: cannot "
@@ -83,7 +88,7 @@ class Finals:
 
     panels: Sequence[FinalsPanel]
     remarks: Sequence[str]
-    curse: str = CURSE
+    curse: str
 
 
 def finals(root: Location, view: StudyView) -> Finals | None:
@@ -93,7 +98,9 @@ def finals(root: Location, view: StudyView) -> Finals | None:
         return None
     tree = json.loads(place.read_text())
     panels = [_panel(panel, view) for panel in tree["panels"]]
-    return Finals(panels, [named(words) for words in [*tree["cautions"], *tree["notes"]]])
+    remarks = [named(words) for words in [*tree["cautions"], *tree["notes"]]]
+    chose = any(measure.metric == SCORE for measure in view.measures)
+    return Finals(panels, remarks, CURSE if chose else NO_GOAL)
 
 
 def trial_number(name: str) -> int | None:
@@ -174,7 +181,7 @@ def _forest(rows: Sequence[Finalist], view: StudyView, title: str) -> Drawing:
 
 def _alike(view: StudyView, bank: Mapping[str, Any]) -> bool:
     """Say whether the search judged by the same sort of tasks, and in accuracy."""
-    if view.measure.metric != "val_accuracy":
+    if view.measure.metric != SCORE:
         return False
     label, branch = next(iter(view.config.recipes.items()))
     try:

@@ -56,6 +56,16 @@ class Sweep:
             trial.set_user_attr(name, value)
         self.study.tell(trial, metrics["val_accuracy"])
 
+    def judged_by(self, *goals: str) -> None:
+        """Let the same trials have been judged by these numbers."""
+        self.again(goals=[{"metric": goal} for goal in goals])
+        ways = [goal.direction for goal in self.config.goals]
+        study = optuna.create_study(directions=ways)
+        for trial in self.study.trials:
+            trial.values = [trial.user_attrs["metrics"][goal] for goal in goals]
+            study.add_trial(trial)
+        self.study = study
+
     def finalists(self) -> Finalists:
         found = run_finalists(self.space, self.config, self.study)
         assert found is not None
@@ -133,6 +143,30 @@ def test_the_fall_from_search_to_fresh_tasks_is_stated(sweep: Sweep) -> None:
     assert "winner's curse" in words
     assert "best.yaml has the settings of" in words
     assert "The novel classes are still to be asked: fewshot run best.yaml" in words
+
+
+@pytest.mark.parametrize(
+    ("goals", "chosen", "luck"),
+    [
+        (
+            ("step_seconds", "val_accuracy"),
+            "of the Pareto front of 3 trials by step_seconds and val_accuracy",
+            True,
+        ),
+        (("step_seconds",), "the best of 3 trials by step_seconds", False),
+    ],
+)
+def test_with_other_goals_than_accuracy_no_finalist_is_called_better(
+    sweep: Sweep, goals: tuple[str, ...], chosen: str, luck: bool
+) -> None:
+    sweep.judged_by(*goals)
+    result = sweep.finalists()
+    words = " ".join(result.sentences)
+    assert chosen in words
+    assert "tasks that chose" not in words
+    assert ("winner's curse" in words) is luck
+    assert ("by which the search chose" in words) is luck
+    assert "best.yaml has the settings of" not in words
 
 
 def test_a_second_call_only_reads(sweep: Sweep) -> None:

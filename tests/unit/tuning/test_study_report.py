@@ -213,6 +213,17 @@ def test_finalists_are_compared_and_the_winners_curse_is_stated(tmp_path: Path, 
     assert page.fetched == []
 
 
+def test_without_accuracy_among_the_goals_no_luck_with_tasks_is_claimed(tmp_path: Path) -> None:
+    root = tmp_path / "study"
+    root.mkdir()
+    finalists(root, tmp_path / "run", 5)
+    goals = [two_goals()[1]]
+    config = example_config(goals=goals, pruner={"name": "none"})
+    words = Page(render(Location.parse(root), config, example_study())).sections["finalists"]
+    assert "The search did not choose by accuracy" in words
+    assert "winner's curse" not in words
+
+
 def test_the_report_is_written_from_the_study_directory(tmp_path: Path) -> None:
     from tests.toy_study import write_study
     from tuning.config import load_study
