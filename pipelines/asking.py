@@ -40,5 +40,5 @@ class AskingConfig(StageConfig):
 def written_shards(inputs: Mapping[str, PlannedStage]) -> Iterator[ShardSet]:
     """Yield the needed shards as far as they exist before the recipe runs, for `Stage.check`."""
     for stage in inputs_giving(inputs, "shards"):
-        if stage.result is not None:
-            yield ShardSet.open(stage.result.path)
+        if stage.there is not None:
+            yield ShardSet.open(stage.there)

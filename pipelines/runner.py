@@ -3,14 +3,15 @@
 Every stage has a directory `<run_dir>/<label>-<key>/`, and is found again by its key if its label
 has changed. `config.json` is written there first and
 `result.json` is renamed into place last: a directory without it is an interrupted attempt and is
-handed back to the stage. Everything that can be found wrong is found before anything runs.
+handed back to the stage. Everything that can be found wrong is found before anything runs; what
+only shards or features can show, as soon as they are made.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
@@ -28,6 +29,7 @@ from pipelines.stage import (
     STAGES,
     AnyStageConfig,
     PlannedStage,
+    Stage,
     StageConfig,
     StageResult,
     check_inputs,
@@ -35,6 +37,8 @@ from pipelines.stage import (
 from pipelines.stage_lock import stage_lock
 from pipelines.watch import TrainingStopped
 
+DATA = ("shards", "features")
+"""What stages give that shows whether the settings of later ones can be served."""
 Label = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]{0,40}$")]
 
 
@@ -104,11 +108,9 @@ def plan(config: PipelineConfig) -> dict[str, PlannedStage]:
         stage.label = label
         inputs = {name: planned[name] for name in seeded.needs}
         check_inputs(label, stage, inputs)
-        try:
+        with _named(stage):
             stage.check(inputs)
             data = stage.data_digest()
-        except FewShotError as error:
-            raise ConfigError(f"stages.{label} ({seeded.kind}): {error}") from error
         key = stage.key([item.key for item in inputs.values()], data)
         path = places.of(label, key)
         new = PlannedStage(label, stage, key, path, "run", inputs, data=data)
@@ -148,11 +150,14 @@ def run_planned(
     """Run what `plan` returned for these settings, as `run_pipeline` does."""
     run = _Run(config, on_event)
     with nullcontext() if shared else run_lock(config.root):
-        for stage in planned.values():
+        stages = list(planned.values())
+        for number, stage in enumerate(stages):
             if shared:
                 run.settle_alone(stage)
             else:
                 run.settle(stage)
+            if stage.gives in DATA and stage.there is None:
+                run.check(stages[number + 1 :])
     return run.results
 
 
@@ -185,10 +190,24 @@ class _Run:
         stage = _with_state(replace(planned, inputs=inputs))  # another run may have ended since
         self._settled[stage.label] = stage
         if stage.result is None:
-            self.results[stage.label] = self._run(stage)
+            result = self.results[stage.label] = self._run(stage)
+            self._settled[stage.label] = replace(stage, state="done", result=result)
         else:
             self.results[stage.label] = stage.result
             self.on_event(StageEvent(stage, "skipped", stage.result))
+
+    def check(self, planned: Sequence[PlannedStage]) -> None:
+        """Check stages once more, now that data are there which were not when they were planned.
+
+        Raises:
+            ConfigError: the data cannot serve one of them; what was made before stays.
+        """
+        known = dict(self._settled)
+        for stage in planned:
+            inputs = {name: known[name] for name in stage.config.needs}
+            known[stage.label] = replace(stage, inputs=inputs)
+            with _named(stage.stage):
+                stage.stage.check(inputs)
 
     def _run(self, planned: PlannedStage) -> StageResult:
         """Run one stage in its directory and mark it done."""
@@ -227,6 +246,15 @@ class _Run:
     ) -> None:
         seconds = 0.0 if begun is None else time.time() - begun
         self.on_event(StageEvent(stage, state, result, seconds))
+
+
+@contextmanager
+def _named(stage: Stage[Any]) -> Iterator[None]:
+    """Say in errors which stage of the recipe has them."""
+    try:
+        yield
+    except FewShotError as error:
+        raise ConfigError(f"stages.{stage.label} ({stage.config.kind}): {error}") from error
 
 
 def _with_state(planned: PlannedStage) -> PlannedStage:

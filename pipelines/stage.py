@@ -105,6 +105,11 @@ class PlannedStage:
         """What the stage makes."""
         return self.stage.gives
 
+    @property
+    def there(self) -> Location | None:
+        """Where that can be read already, before the recipe runs."""
+        return self.stage.elsewhere() if self.result is None else self.result.path
+
 
 C = TypeVar("C", bound=StageConfig)
 
@@ -145,6 +150,10 @@ class Stage(ABC, Generic[C]):
     def place(self, out: Location) -> Location:
         """Return where the result's files are: `out`, unless the stage only points elsewhere."""
         return out
+
+    def elsewhere(self) -> Location | None:
+        """Return where the result is before the stage has run, if it only points there."""
+        return None
 
     def keyed(self) -> StageConfig:
         """Return the settings as they enter the key: without places whose content enters it."""

@@ -140,8 +140,8 @@ class EvaluateStage(Stage[EvaluateConfig]):
         check_unseen(self.config.split, inputs)
         check_centred(self.config.protocols, inputs)
         for source in [*shards, *features]:
-            if source.result is not None:
-                check_data(self.config, open_data(source.result.path, source.gives == "features"))
+            if source.there is not None:
+                check_data(self.config, open_data(source.there, source.gives == "features"))
 
     def run(self, inputs: Mapping[str, StageResult], out: Location) -> Mapping[str, float]:
         """Compute features, answer the episodes, write table and summary."""

@@ -84,8 +84,8 @@ class TrainStage(Stage[TrainConfig]):
         check_unseen(config.validation, trained | {self.label: config.splits})
         if earlier is not None or not inputs_giving(inputs, "model"):
             check_start(config, earlier)
-        if source.result is not None:
-            check_data(config, open_data(source.result.path, source.gives == "features"))
+        if source.there is not None:
+            check_data(config, open_data(source.there, source.gives == "features"))
 
     def keyed(self) -> TrainConfig:
         """Leave out where a file of weights lies."""
