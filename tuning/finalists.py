@@ -40,6 +40,7 @@ from tuning.space import Space
 
 __all__ = ["Finalists", "check_finalists", "choose", "run_finalists"]
 FILE = "finalists"
+SUFFIXES = (".json", ".md", ".html", ".png")
 PACE = ("batch_size", "loader_workers")
 """Settings of an evaluate stage that change nothing but its speed and memory."""
 
@@ -94,7 +95,7 @@ def run_finalists(space: Space, config: StudyConfig, study: optuna.Study) -> Fin
     """Let the best trials answer fresh tasks; write `finalists.json`, `.md`, `.html` and `.png`.
 
     Returns:
-        What they answered; None when there is no finalist.
+        What they answered; None, and no file of an earlier comparison, when there is no finalist.
 
     Raises:
         FewShotError: an evaluation failed; what was done is kept.
@@ -115,6 +116,8 @@ def run_finalists(space: Space, config: StudyConfig, study: optuna.Study) -> Fin
         else:
             found[finalist.directory] = finalist
     if not found:
+        for suffix in SUFFIXES:
+            (config.root / f"{FILE}{suffix}").delete()
         return None
     trials = list(found.values())
     comparison = _comparison(config, trials) if len(trials) > 1 else None
@@ -238,7 +241,7 @@ def _write(result: Finalists, root: Location) -> None:
         **tables,
     }
     (root / f"{FILE}.json").write_text(json.dumps(tree, indent=1, ensure_ascii=False) + "\n")
-    for suffix in (".md", ".html", ".png"):
+    for suffix in SUFFIXES[1:]:
         place = root / f"{FILE}{suffix}"
         if result.comparison is not None:
             write(result.comparison, place)
