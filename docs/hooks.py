@@ -15,6 +15,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from data_shards.episode_designs import EPISODE_DESIGNS
 from data_shards.sources import SOURCES
 from fsl.additions import ADDITIONS
 from fsl.backbones import BACKBONES
@@ -31,7 +32,7 @@ ROOT = Path(__file__).parents[1]
 REGISTRIES: dict[str, Registry[Any]] = {
     registry.kind: registry
     for registry in (METHODS, ADDITIONS, BACKBONES, HEADS, SOURCES, STAGES, SAMPLERS, PRUNERS)
-}
+} | {"episodes": EPISODE_DESIGNS}
 SETTINGS = re.compile(r"<!-- settings: (\w+) (\w+|\*) -->")
 INCLUDE = re.compile(r"<!-- include: (\S+) -->")
 LONG_DECIMAL = re.compile(r"\d+\.\d{6,}")
