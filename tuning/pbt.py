@@ -25,7 +25,7 @@ from tuning.buildable import with_network
 from tuning.candidate import Branch
 from tuning.config import StudyConfig
 from tuning.outcome import Outcome
-from tuning.population import HISTORY, Member, MemberJob, check_changeable
+from tuning.population import HISTORY, Member, MemberJob, check_changeable, check_same_network
 from tuning.ranges import distribution, encoded, ends
 from tuning.resources import check_all_fit, need_of, ray_for
 from tuning.space import Space
@@ -111,17 +111,20 @@ def member_job(config: StudyConfig, branch: Branch) -> MemberJob:
         f"stages.{branch.objective}.validation.every_epochs": config.population.interval_epochs
     }
     for dimension in branch.dimensions:
-        low, *_, high = [*ends(dimension.domain), ends(dimension.domain)[-1]]
-        settings = []
-        for value in (low, high):
-            recipe = branch.recipe({dimension.key: value})
-            stages = [s for s in recipe.stages.values() if isinstance(s, TrainConfig)]
-            settings.append(with_network(branch.judged(recipe), stages))
-        check_changeable(dimension.key, branch.objective, *settings)
+        check_changeable(dimension.key, branch.objective)
+        values = ends(dimension.domain)
+        check_same_network(dimension.key, [_judged(branch, dimension.key, v) for v in values])
     recipe = branch.recipe(every)
     keys = {dimension.name: dimension.key for dimension in branch.dimensions}
     place = str(config.root / MEMBERS)
     return MemberJob(recipe.model_dump(mode="json"), branch.objective, keys, place)
+
+
+def _judged(branch: Branch, key: str, value: Any) -> TrainConfig:
+    """Return the judged stage's settings with this value, images and network filled in."""
+    recipe = branch.recipe({key: value})
+    stages = [stage for stage in recipe.stages.values() if isinstance(stage, TrainConfig)]
+    return with_network(branch.judged(recipe), stages)
 
 
 def tune_domain(domain: Domain) -> Any:

@@ -5,13 +5,13 @@ the settings a little changed. So the result is a model, and a schedule of setti
 could state: the study gets one trial per member with its last settings, and its way in a file.
 
 Only settings that can change in the middle of a training are searched: not those that decide the
-batches or the shape of the network.
+batches, the shape of the network, the optimizer or the length.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,8 @@ from pipelines.watch import Report, TrainingStopped, watching
 
 HISTORY = "history.jsonl"
 FIXED_SECTIONS = ("data", "episodes", "backbone", "images", "validation", "init")
+FIXED_SETTINGS = ("optim.epochs", "optim.optimizer")
+"""A takeover needs the same moments, and the end at the same step."""
 
 
 @dataclass(frozen=True)
@@ -153,33 +155,44 @@ def with_inputs(
     return config, models[0] if models else None, source
 
 
-def check_changeable(key: str, objective: str, low: TrainConfig, high: TrainConfig) -> None:
+def check_changeable(key: str, objective: str) -> None:
     """Refuse a setting that cannot change in the middle of a training.
 
     Args:
         key: dotted key in the recipe.
         objective: label of the judged stage.
-        low: the judged stage's settings, resolved, with one value.
-        high: with another.
 
     Raises:
-        ConfigError: batches or network would be others.
+        ConfigError: batches, optimizer or length would be others.
     """
     prefix = f"stages.{objective}."
-    section = key.removeprefix(prefix).partition(".")[0]
-    if not key.startswith(prefix) or section in FIXED_SECTIONS:
+    own = key.removeprefix(prefix)
+    fixed = own in FIXED_SETTINGS or own.partition(".")[0] in FIXED_SECTIONS
+    if not key.startswith(prefix) or fixed:
         raise ConfigError(
-            f"search: {key} cannot change while a population trains; search settings of method or "
-            "optim of the judged stage, or remove the population section"
+            f"search: {key} cannot change while a population trains; search other settings of "
+            "method or optim of the judged stage, or remove the population section"
         )
+
+
+def check_same_network(key: str, settings: Sequence[TrainConfig]) -> None:
+    """Refuse a setting with which members could not take over each other's weights.
+
+    Args:
+        key: dotted key in the recipe.
+        settings: the judged stage's settings, resolved, one for each value to be compared.
+
+    Raises:
+        ConfigError: the network would be another.
+    """
     try:
-        shapes = [
+        first, *others = [
             {name: tuple(value.shape) for name, value in fresh_method(config).state_dict().items()}
-            for config in (low, high)
+            for config in settings
         ]
     except StageError as error:
         raise ConfigError(f"search: {key}: {error}") from error
-    if shapes[0] != shapes[1]:
+    if any(shapes != first for shapes in others):
         raise ConfigError(
             f"search: {key} decides the shape of the network, which a population shares; remove it "
             "from search, or the population section"

@@ -83,13 +83,34 @@ def test_members_validate_at_every_exchange(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["episodes.ways", "stages.first.optim.lr", "stages.first.data.batch_size"]
+    ("key", "values"),
+    [
+        ("episodes.ways", "own"),
+        ("stages.first.optim.lr", "own"),
+        ("stages.first.data.batch_size", "own"),
+        ("optim.epochs", {"low": 2, "high": 8}),
+        ("optim.optimizer", {"choices": ["adamw", "sgd"]}),
+    ],
 )
 def test_what_cannot_change_in_the_middle_of_a_training_is_refused(
-    tmp_path: Path, key: str
+    tmp_path: Path, key: str, values: Any
 ) -> None:
-    with pytest.raises(ConfigError, match="cannot change while a population trains"):
-        job(tmp_path, {key: "own"})
+    with pytest.raises(ConfigError, match=f"{key} cannot change while a population trains"):
+        job(tmp_path, {key: values})
+
+
+def test_every_choice_has_to_keep_the_shape_of_the_network(tmp_path: Path) -> None:
+    """The first and the last of these do: no setting means false for this network."""
+    fixed = {
+        "stages.first.images": {"size": 64},
+        "stages.first.backbone": {"name": "resnet12"},
+        "stages.second.additions": {"drloc": {"loss": "cross_entropy", "warmup_epochs": 1}},
+    }
+    search = {"additions.drloc.pool": {"choices": [False, True, None]}}
+    config = population(tmp_path, set=fixed, search=search)
+    (branch,) = build_space(config).branches.values()
+    with pytest.raises(ConfigError, match=r"drloc\.pool decides the shape of the network"):
+        member_job(config, branch)
 
 
 def test_what_decides_the_shape_of_the_network_is_refused(tmp_path: Path) -> None:
