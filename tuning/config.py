@@ -94,7 +94,8 @@ class StudyConfig(Section):
     study_dir: str | None = None
     """Where everything goes, a directory or a URI; default studies/<name>."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    """Seed of the search, and of all trials."""
+    """Seed of the search, and of all trials. In a population it decides the settings that members
+    begin with; who copies whom, and what is changed then, differs from run to run."""
     recipe: Recipe | None = None
     """The recipe, when there is one; several: `recipes`."""
     set: dict[str, Any] | None = None

@@ -16,6 +16,7 @@ import optuna
 from optuna.trial import TrialState, create_trial
 from ray import tune
 from ray.tune.schedulers import PopulationBasedTraining
+from ray.tune.search import BasicVariantGenerator
 
 from data_shards.location import Location
 from fsl.errors import ConfigError, StageError
@@ -33,8 +34,8 @@ from tuning.store import StudyStore
 from tuning.tuner import prepare_tune
 
 MEMBERS, SNAPSHOTS = "population", "tune"
-DONE = "population"
-"""Attribute of the study: the members, once all are written down."""
+BEGUN, DONE = "population_begun", "population"
+"""Attributes of the study: how many members have begun, and have all been written down."""
 
 
 def run_population(config: StudyConfig, space: Space, store: StudyStore) -> None:
@@ -45,12 +46,14 @@ def run_population(config: StudyConfig, space: Space, store: StudyStore) -> None
         FewShotError: the members do not all fit at once.
         KeyboardInterrupt: stopped by hand; the same call goes on.
     """
-    if members := store.study.user_attrs.get(DONE):
-        if members != config.budget.trials:
-            raise ConfigError(
-                f"budget.trials: {config.budget.trials}, but this population has trained with "
-                f"{members} members, whose number is fixed from its start; use another study_dir"
-            )
+    noted = store.study.user_attrs
+    members = noted.get(DONE, noted.get(BEGUN, config.budget.trials))
+    if members != config.budget.trials:
+        raise ConfigError(
+            f"budget.trials: {config.budget.trials}, but this population has {members} members, "
+            f"whose number is fixed from its start; set it to {members}, or use another study_dir"
+        )
+    if DONE in noted:
         return
     (branch,) = space.branches.values()
     job = member_job(config, branch)
@@ -60,39 +63,47 @@ def run_population(config: StudyConfig, space: Space, store: StudyStore) -> None
             "disk and trials.launcher: local"
         )
     with ray_for(config):
-        _train(config, space, branch, job, config.root.local / SNAPSHOTS)
+        tuner = _tuner(config, space, branch, job, config.root.local / SNAPSHOTS)
+        store.study.set_user_attr(BEGUN, config.budget.trials)
+        members = _train(tuner)
     _write_down(config, branch, store)
-    store.study.set_user_attr(DONE, config.budget.trials)
+    store.study.set_user_attr(DONE, members)
     store.sync()
 
 
-def _train(config: StudyConfig, space: Space, branch: Branch, job: MemberJob, folder: Path) -> None:
-    """Let Ray Tune train the members, from its last snapshot if it has one."""
+def _tuner(
+    config: StudyConfig, space: Space, branch: Branch, job: MemberJob, folder: Path
+) -> tune.Tuner:
+    """Return what trains the members, from Tune's last snapshot if there is one."""
     need = need_of(config, space)
     check_all_fit(config, need)
     prepare_tune()
     trainable = tune.with_resources(Member, dict(need.trial))
     domains = {dimension.name: tune_domain(dimension.domain) for dimension in branch.dimensions}
     if tune.Tuner.can_restore(str(folder / "sweep")):
-        tuner = tune.Tuner.restore(
+        return tune.Tuner.restore(
             str(folder / "sweep"), trainable, resume_unfinished=True, restart_errored=True
         )
-    else:
-        tuner = tune.Tuner(
-            trainable,
-            param_space={"job": job.to_json(), **domains},
-            tune_config=tune.TuneConfig(
-                scheduler=_scheduler(config, branch),
-                num_samples=config.budget.trials,
-                reuse_actors=True,
-            ),
-            run_config=tune.RunConfig(
-                name="sweep",
-                storage_path=str(folder),
-                verbose=0,
-                failure_config=tune.FailureConfig(max_failures=config.trials.retries),
-            ),
-        )
+    return tune.Tuner(
+        trainable,
+        param_space={"job": job.to_json(), **domains},
+        tune_config=tune.TuneConfig(
+            search_alg=first_settings(config),
+            scheduler=_scheduler(config, branch),
+            num_samples=config.budget.trials,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name="sweep",
+            storage_path=str(folder),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=config.trials.retries),
+        ),
+    )
+
+
+def _train(tuner: tune.Tuner) -> int:
+    """Let Ray Tune train the members to their end; return how many there are."""
     results = tuner.fit()
     if results.errors:
         first = " ".join(str(results.errors[0]).strip().splitlines()[-1:])
@@ -102,6 +113,12 @@ def _train(config: StudyConfig, space: Space, branch: Branch, job: MemberJob, fo
         )
     if not all((results[n].metrics or {}).get("done") for n in range(len(results))):
         raise KeyboardInterrupt
+    return len(results)
+
+
+def first_settings(config: StudyConfig) -> BasicVariantGenerator:
+    """Return what draws the settings that members begin with."""
+    return BasicVariantGenerator(random_state=config.seed)
 
 
 def member_job(config: StudyConfig, branch: Branch) -> MemberJob:

@@ -94,11 +94,11 @@ class Member(Trainable):
         report = self.report
         if report is None:  # begun again after its end
             return {**self._last(), "done": True}
-        percent = round(100 * report.step / report.total_steps)
+        percent = 100 * report.step // report.total_steps
         line = {"percent": percent, "value": report.metrics["val_accuracy"]}
         with (self._folder() / HISTORY).open("a") as stream:
             stream.write(json.dumps({**line, "epochs": report.epoch, "params": self.values}) + "\n")
-        return {**line, "done": percent == 100}
+        return {**line, "done": report.step == report.total_steps}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Hand out the newest checkpoint."""

@@ -12,21 +12,25 @@ import pytest
 import ray
 from ray import tune
 from ray.tune.schedulers.pbt import _explore
+from ray.tune.search.variant_generator import generate_variants
 
+from data_shards.location import Location
 from fsl.errors import ConfigError
 from fsl.search_space import Choice, IntRange, Uniform
+from pipelines.watch import Report
 from tests.toy_study import write_study
 from tuning.config import StudyConfig, load_study
 from tuning.pbt import (
     DONE,
     _write_down,
+    first_settings,
     member_job,
     mutation,
     run_population,
     tune_domain,
     within,
 )
-from tuning.population import MemberJob
+from tuning.population import HISTORY, Member, MemberJob
 from tuning.ranges import distribution, ends
 from tuning.space import build_space
 from tuning.store import open_study
@@ -180,6 +184,42 @@ def test_a_finished_population_does_not_grow(tmp_path: Path) -> None:
         store.study.set_user_attr(DONE, 3)
         with pytest.raises(ConfigError, match=r"budget\.trials: 4, but this population"):
             run_population(config, build_space(config), store)
+
+
+def test_a_population_that_has_begun_does_not_grow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(BeganError):
+        begin(population(tmp_path), 8, monkeypatch)
+    with pytest.raises(ConfigError, match=r"budget\.trials: 5, but this population has 4 members"):
+        begin(population(tmp_path, budget={"trials": 5}), 8, monkeypatch)
+
+
+def test_the_seed_decides_what_members_begin_with(tmp_path: Path) -> None:
+    def drawn(seed: int) -> list[float]:
+        searcher = first_settings(population(tmp_path, seed=seed, budget={"trials": 3}))
+        spec = {"rate": tune_domain(Uniform(1e-4, 1e-1, log=True))}
+        variants = generate_variants(spec, random_state=searcher._random_state)
+        return [config["rate"] for _, config in variants]
+
+    assert drawn(3) == drawn(3) != drawn(4)
+
+
+def test_a_member_is_done_at_its_last_step_and_not_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    member = object.__new__(Member)
+    member.out, member.values = Location.parse(str(tmp_path)), {}
+
+    def validated(step: int) -> dict[str, Any]:
+        report = Report("second", step, 200, float(step), {"val_accuracy": 0.5})
+        monkeypatch.setattr(Member, "_spec", lambda self: (None, 200))
+        monkeypatch.setattr("tuning.population.run_here", lambda *_: member._pause(report))
+        return member.step()
+
+    assert (validated(199)["done"], validated(200)["done"]) == (False, True)
+    lines = (tmp_path / HISTORY).read_text().splitlines()
+    assert [json.loads(line)["percent"] for line in lines] == [99, 100]
 
 
 @pytest.mark.parametrize(
