@@ -70,9 +70,10 @@ class TensorBoard(tune.Callback):
         if news.value is None and news.outcome is not Outcome.COMPLETE:
             return
         number = trial.config["number"]
-        if number not in self.boards:
-            self.boards[number] = Board(self.root / BOARDS / f"trial_{number:04d}")
-        self.boards[number].write(news)
+        with survived("TensorBoard"):
+            if number not in self.boards:
+                self.boards[number] = Board(self.root / BOARDS / f"trial_{number:04d}")
+            self.boards[number].write(news)
 
     def on_trial_complete(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
@@ -89,7 +90,8 @@ class TensorBoard(tune.Callback):
     def _end(self, trial: Trial) -> None:
         board = self.boards.pop(trial.config["number"], None)
         if board is not None:
-            board.close(trial.config["params"], self.goals)
+            with survived("TensorBoard"):
+                board.close(trial.config["params"], self.goals)
 
 
 class Board:
@@ -122,8 +124,8 @@ class Board:
         self._writer.add_hparams(settings, last, run_name=".")
         self._writer.close()
         if self._temporary is not None:
-            self.place.upload(Path(self._temporary.name))
-            self._temporary.cleanup()
+            with self._temporary as folder:
+                self.place.upload(Path(folder))
 
 
 def _mlflow(config: StudyConfig, settings: MlflowConfig) -> tune.Callback:
@@ -175,11 +177,25 @@ def _wandb(config: StudyConfig, settings: WandbConfig) -> tune.Callback:
     from ray.air.integrations.wandb import WandbLoggerCallback  # noqa: PLC0415 - an extra
 
     class Wandb(WandbLoggerCallback):
-        """Ray's callback, which wants a key even where it sends nothing."""
+        """Ray's callback, which wants a key even where it sends nothing; its faults end nothing."""
 
         def setup(self, *args: Any, **kwargs: Any) -> None:
             if settings.mode == "online":
                 super().setup(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+        def on_trial_start(
+            self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+        ) -> None:
+            with survived("Weights & Biases"):
+                super().on_trial_start(iteration, trials, trial, **info)
+
+        def log_trial_result(self, iteration: int, trial: Trial, result: dict[str, Any]) -> None:
+            with survived("Weights & Biases"):
+                super().log_trial_result(iteration, trial, result)
+
+        def log_trial_end(self, trial: Trial, failed: bool = False) -> None:
+            with survived("Weights & Biases"):
+                super().log_trial_end(trial, failed)
 
         def __del__(self) -> None:
             """Leave out what Ray's does: it fails when the interpreter ends."""

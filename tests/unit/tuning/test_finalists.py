@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from fsl.errors import ConfigError, StageError
+from pipelines.compare.asked import Bank
 from pipelines.runner import StageEvent, run_pipeline
 from tests.toy_study import RECIPE, write_study
 from tuning.config import StudyConfig, load_study
@@ -114,6 +115,7 @@ def test_the_best_answer_fresh_tasks_and_nothing_is_trained_again(sweep: Sweep) 
     assert result.comparison is not None
     (panel,) = result.comparison.panels
     assert {row.name for row in panel.rows} == {f"trial_{trial.number:04d}" for trial in best}
+    assert isinstance(panel.bank, Bank)
     assert panel.bank.split == "val"
     assert panel.bank.seed == sweep.config.finalists.seed
     assert (panel.bank.ways, panel.bank.shots, panel.bank.tasks) == (3, 1, 50)

@@ -15,7 +15,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from data_shards.location import Location
-from fsl.errors import ConfigError
+from fsl.errors import ConfigError, StorageError
 from tests.unit.tuning.example_study import example_config
 from tuning.loggers import TensorBoard, callbacks
 from tuning.outcome import Outcome, TrialNews
@@ -93,6 +93,20 @@ def test_a_trial_that_goes_on_adds_to_its_files(tmp_path: Path) -> None:
     follow(callback, result(50, 0.6), result(100, 0.7, Outcome.COMPLETE))
     read = board(tmp_path / "tensorboard" / "trial_0007")
     assert sorted(e.step for e in read.Scalars("trial/val_accuracy")) == [25, 50, 100]
+
+
+def test_a_bucket_that_is_away_does_not_end_the_search(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def away(place: Location, source: Path) -> None:
+        raise StorageError(f"{place}: cannot be written")
+
+    monkeypatch.setattr(Location, "upload", away)
+    callback = TensorBoard(Location.parse("s3://bucket/study?region=eu-west-1"), ["val_accuracy"])
+    with caplog.at_level(logging.WARNING):
+        follow(callback, result(100, 0.5, Outcome.COMPLETE))
+    assert "TensorBoard: s3://bucket/study/tensorboard/trial_0007" in caplog.text
+    assert "the search goes on" in caplog.text
 
 
 def test_open_files_stay_out_of_snapshots(tmp_path: Path) -> None:
