@@ -163,19 +163,19 @@ class Stage(ABC, Generic[C]):
         """Return a digest of the outside data this stage reads (not of its inputs)."""
         return ""
 
-    def key(self, input_keys: Sequence[str], data: str) -> str:
+    def key(self, input_keys: Sequence[str], data: str | None = None) -> str:
         """Return the identity of the result (64 hex digits).
 
         Args:
             input_keys: of the needed stages.
-            data: what `data_digest` returns.
+            data: what `data_digest` returns, if that was asked already.
         """
         return digest(
             {
                 "kind": self.config.kind,
                 "version": self.version,
                 "settings": fingerprint(self.keyed()),
-                "data": data,
+                "data": self.data_digest() if data is None else data,
                 "inputs": list(input_keys),
             }
         )

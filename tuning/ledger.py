@@ -285,16 +285,6 @@ class Ledger:
         return self.study.get_trials(deepcopy=False)[number]
 
 
-def counts(study: optuna.Study) -> dict[str, int]:
-    """Return how many trials of each outcome there are, and how many run."""
-    found = {str(outcome): 0 for outcome in Outcome if outcome is not Outcome.REPEAT} | {
-        "running": 0
-    }
-    for trial in own_trials(study):
-        found[trial.user_attrs.get("outcome", "running")] += 1
-    return found
-
-
 def _sum(trials: Sequence[FrozenTrial], attribute: str) -> float:
     return float(sum(trial.user_attrs.get(attribute, 0.0) for trial in trials))
 

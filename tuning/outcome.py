@@ -125,3 +125,13 @@ def own_trials(study: optuna.Study) -> list[FrozenTrial]:
         and not trial.user_attrs.get("source")
         and trial.user_attrs.get("outcome") != Outcome.REPEAT
     ]
+
+
+def counts(study: optuna.Study) -> dict[str, int]:
+    """Return how many trials of each outcome there are, and how many run."""
+    found = {str(outcome): 0 for outcome in Outcome if outcome is not Outcome.REPEAT} | {
+        "running": 0
+    }
+    for trial in own_trials(study):
+        found[trial.user_attrs.get("outcome", "running")] += 1
+    return found

@@ -12,8 +12,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from tuning.config import StudyConfig
-from tuning.ledger import counts
-from tuning.outcome import own_trials
+from tuning.outcome import counts, own_trials
 
 RECENT = 12
 """Trials by which the next ones are judged: the first of all also ran what all others share."""

@@ -216,7 +216,7 @@ def test_a_model_that_will_be_trained_on_vectors_is_refused_before_anything_runs
             "shards": {"kind": "use_shards", "path": str(run.results["shards"].path)},
             "network": {
                 "kind": "train", "needs": ["shards"], "backbone": {"name": "conv4"},
-                "method": {"name": "supervised"},
+                "method": {"name": "supervised"}, "validation": {"every_epochs": 0},
             },
             "features": {"kind": "extract_features", "needs": ["shards", "network"]},
             "head": {

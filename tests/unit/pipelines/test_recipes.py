@@ -15,7 +15,6 @@ import pytest
 import yaml
 
 from data_shards.leo import FILES
-from data_shards.manifest import ShardSet
 from fsl.backbones.features import FeaturesConfig
 from fsl.config import build, load_recipe
 from fsl.errors import ConfigError
@@ -47,16 +46,12 @@ def recipe(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture
-def planned(
-    recipe: Path, tiny_shards: ShardSet, embeddings: Path, tmp_path: Path
-) -> dict[str, PlannedStage]:
-    """The recipe's stages with data that are here."""
+def planned(recipe: Path, embeddings: Path, tmp_path: Path) -> dict[str, PlannedStage]:
+    """The recipe's stages with data that are here, or will be made."""
     tree = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-    for stage in tree["stages"].values():
-        if stage["kind"] == "write_shards":
-            stage["source"] = GENERATED
-        elif stage["kind"] == "use_shards":
-            stage["path"] = str(tiny_shards.root)
+    for label, stage in tree["stages"].items():
+        if stage["kind"] in {"write_shards", "use_shards"}:
+            tree["stages"][label] = {"kind": "write_shards", "source": GENERATED}
         elif stage["kind"] == "import_features":
             stage["leo"] = str(embeddings)
     return plan(build(PipelineConfig, {**tree, "run_dir": str(tmp_path / "run")}))

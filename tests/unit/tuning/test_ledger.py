@@ -13,8 +13,8 @@ from optuna.trial import TrialState
 from fsl.errors import StageError
 from tests.toy_study import write_study
 from tuning.config import load_study
-from tuning.ledger import Ledger, counts
-from tuning.outcome import Outcome, TrialNews, own_trials
+from tuning.ledger import Ledger
+from tuning.outcome import Outcome, TrialNews, counts, own_trials
 from tuning.space import build_space
 from tuning.store import open_study
 
