@@ -116,8 +116,7 @@ def test_the_best_answer_fresh_tasks_and_nothing_is_trained_again(sweep: Sweep) 
     (panel,) = result.comparison.panels
     assert {row.name for row in panel.rows} == {f"trial_{trial.number:04d}" for trial in best}
     assert isinstance(panel.bank, Bank)
-    assert panel.bank.split == "val"
-    assert panel.bank.seed == sweep.config.finalists.seed
+    assert (panel.bank.split, panel.bank.seed) == ("val", sweep.config.finalists.seed)
     assert (panel.bank.ways, panel.bank.shots, panel.bank.tasks) == (3, 1, 50)
 
 
